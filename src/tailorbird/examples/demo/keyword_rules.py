@@ -16,7 +16,10 @@ from pathlib import Path
 # Tried from top to bottom, the first hit decides: specific topics stand before general ones.
 RULES: list[tuple[str, str]] = [
     ("passcode_forgotten", r"pass ?code|pass ?word|forg[eo]t.*(code|log ?in)|log ?in code"),
-    ("pin_blocked", r"\bpin\b.*(block|lock|wrong|too many|attempt)|(un)?(block|lock).*\bpin\b|blocked.*card|card.*blocked"),
+    (
+        "pin_blocked",
+        r"\bpin\b.*(block|lock|wrong|too many|attempt)|(un)?(block|lock).*\bpin\b|blocked.*card|card.*blocked",
+    ),
     ("lost_or_stolen_card", r"stole|stolen|thief|theft|robbed|lost|los[ei]ng|missing card|can'?t find my card"),
     ("age_limit", r"\bage\b|how old|years? old|child|\bkids?\b|\bson\b|daughter|teen|under 18|minor"),
     ("Refund_not_showing_up", r"refund|money back|returned (an|the|my) item"),
@@ -24,8 +27,14 @@ RULES: list[tuple[str, str]] = [
     ("exchange_rate", r"exchange|currenc|conversion rate|\brates?\b"),
     ("verify_my_identity", r"identi|verif|\bid\b|proof of|passport|documents?"),
     ("top_up_failed", r"top(ped|ping)?[ -]?up|add(ing)? money|deposit (fail|declin|reject)"),
-    ("cash_withdrawal_charge", r"withdr[ae]w.*(fee|charg|cost)|(fee|charg|cost).*(withdr|\batm\b|cash)|\batm\b.*(fee|charg)"),
-    ("declined_card_payment", r"declin|reject|refus|payment.*(fail|not work|didn'?t (go|work))|card.*(not|isn'?t|doesn'?t) work"),
+    (
+        "cash_withdrawal_charge",
+        r"withdr[ae]w.*(fee|charg|cost)|(fee|charg|cost).*(withdr|\batm\b|cash)|\batm\b.*(fee|charg)",
+    ),
+    (
+        "declined_card_payment",
+        r"declin|reject|refus|payment.*(fail|not work|didn'?t (go|work))|card.*(not|isn'?t|doesn'?t) work",
+    ),
     ("card_arrival", r"arriv|deliver|card.*(come|mail|post|sent|track)|(wait|when|where).*card|not (yet )?received"),
 ]
 FALLBACK = "card_arrival"
