@@ -1,0 +1,136 @@
+"""What is known of a base from its config and the headers of its weights: no torch, nothing loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tailorbird.bases import catalog
+from tailorbird.bases.headers import WIDTHS, TensorHeader, folder_headers
+from tailorbird.errors import ArtifactError
+from tailorbird.types import BaseFacts
+
+# Names that architectures give to the same number, newest first.
+_ALIASES = {
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "vocabulary": ("vocab_size",),
+    "context": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+}
+
+
+def base_facts(folder: str | Path) -> BaseFacts:
+    """Facts of a ready base folder, its fingerprint included (cached)."""
+    from tailorbird.bases.fingerprint import fingerprint
+
+    folder = Path(folder)
+    catalog.check_folder(folder)
+    config = read_config(folder)
+    headers = list(folder_headers(folder))
+    numbers = {name: _number(config, folder, name) for name in _ALIASES}
+    heads, hidden = numbers["heads"], numbers["hidden_size"]
+    return BaseFacts(
+        name=name_of(folder),
+        folder=str(folder),
+        fingerprint=fingerprint(folder),
+        parameters=_parameters(headers, config),
+        layers=numbers["layers"],
+        hidden_size=hidden,
+        intermediate_size=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        vocabulary=numbers["vocabulary"],
+        context=numbers["context"],
+        tied_embeddings=tied(config),
+        weight_bytes=sum(h.end - h.begin for h in headers),
+        has_chat_template=has_chat_template(folder),
+        model_type=str(config.get("model_type", "unknown")),
+        licence=licence(folder),
+    )
+
+
+def name_of(folder: Path) -> str:
+    """The name a report shows: the known name, the Hub id of a cached snapshot, else the folder's own name."""
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json; the text part of models that also see or hear."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ArtifactError(f"cannot read the config: {problem}", where=str(path)) from None
+    if not isinstance(config, dict):
+        raise ArtifactError("the config is not a JSON object", where=str(path))
+    return {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
+
+
+def _number(config: dict[str, Any], folder: Path, name: str) -> int:
+    for alias in _ALIASES[name]:
+        value = config.get(alias)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    raise ArtifactError(
+        f"the config says nothing usable for {_ALIASES[name][0]}",
+        where=str(folder / "config.json"),
+        remedy="use a causal language model that transformers' AutoModelForCausalLM can load",
+    )
+
+
+def tied(config: dict[str, Any]) -> bool:
+    """Whether input and output embeddings are one matrix; transformers' default, where the config is silent, is yes
+    for GPT-2 and most models but no for Llama's family."""
+    silent = config.get("model_type") not in {"llama", "mistral", "mixtral", "phi3", "phi"}
+    return bool(config.get("tie_word_embeddings", silent))
+
+
+def _parameters(headers: list[TensorHeader], config: dict[str, Any]) -> int:
+    """Weights, a tied output matrix that also lies in the file counted once, buffers not counted."""
+    skip = {"lm_head.weight"} if tied(config) else set()
+    return sum(
+        h.elements
+        for h in headers
+        if h.name not in skip and h.dtype.startswith(("F", "BF")) and not h.name.endswith(("rotary_emb.inv_freq", ".bias_mask"))
+    )
+
+
+def read_header_facts(folder: Path) -> tuple[int, int]:
+    """(parameters, bytes of the weights) for a listing; (0, 0) where the folder cannot be read."""
+    try:
+        headers = list(folder_headers(folder))
+        return _parameters(headers, read_config(folder)), sum(h.elements * WIDTHS[h.dtype] for h in headers)
+    except ArtifactError:
+        return 0, 0
+
+
+def has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def licence(folder: Path) -> str | None:
+    """The licence of a known base, else what the card's header says, else None: never guessed."""
+    if folder.name in catalog.KNOWN and folder.parent == catalog.bases_folder():
+        return catalog.KNOWN[folder.name].licence
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:200]
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        if line.strip() == "---":
+            return None
+        if line.startswith("license:"):
+            return line.partition(":")[2].strip().strip("'\"") or None
+    return None
