@@ -1,0 +1,151 @@
+"""Reading `comparison.json` for people: what a contestant is, which are shown first, which is no better than chance.
+
+The one place where table, verdict and page look things up, so that they cannot tell different stories.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tailorbird.reporting.numbers import is_number
+from tailorbird.types import JSON, Outcome
+
+WHAT = {
+    "zero_shot": "the base as it is, with the instruction alone",
+    "few_shot": "the base with examples shown in the prompt",
+    "system_prompt": "the base with a searched instruction",
+    "prompt_tuning": "a few trained vectors before the prompt, base frozen",
+    "p_tuning": "trained vectors from a small encoder, base frozen",
+    "prefix_tuning": "trained keys and values in each layer, base frozen",
+    "lora": "small trained matrices beside the weights, base frozen",
+    "selective": "some of the base's own weights trained",
+    "sft": "all weights of the base trained on the examples",
+    "majority": "always the most frequent label",
+    "tfidf": "word counts with logistic regression, no language model",
+}
+SHORT = {
+    "zero_shot": "instruction alone",
+    "few_shot": "examples in prompt",
+    "prompt_tuning": "trained soft prompt",
+    "p_tuning": "trained soft prompt",
+    "prefix_tuning": "trained prefix",
+    "lora": "small added weights",
+    "selective": "some weights trained",
+    "sft": "all weights trained",
+    "majority": "most frequent label",
+    "tfidf": "word counts, no LLM",
+}
+METRICS = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+    "token_f1": "token F1",
+    "macro_f1": "macro F1",
+    "chrf": "chrF",
+    "stop_rate": "ends by itself",
+    "ece": "calibration error",
+    "coverage_at_90": "coverage at 90 %",
+}
+
+
+def metric_name(metric: str) -> str:
+    return METRICS.get(metric, metric.replace("_", " "))
+
+
+def what(row: JSON) -> str:
+    """One line on what stands behind a label."""
+    name = row.get("technique") or row["label"]
+    if row.get("kind") == "imported":
+        return "what you have today, brought along"
+    return WHAT.get(name, name.replace("_", " "))
+
+
+def short(row: JSON) -> str:
+    if row.get("kind") == "imported":
+        return "yours, imported"
+    name = row.get("technique") or row["label"]
+    return SHORT.get(name, name.replace("_", " ") if name != row["label"] else row.get("kind", ""))
+
+
+def done(row: JSON) -> bool:
+    return row.get("state") == "done"
+
+
+def measured(row: JSON, split: str) -> JSON | None:
+    """The score of a split, or None where it was not measured."""
+    found = row.get(split)
+    return found if isinstance(found, dict) and is_number(found.get("score")) else None
+
+
+def by_label(comparison: JSON, label: str | None) -> JSON | None:
+    return next((row for row in comparison.get("rows", []) if row["label"] == label), None)
+
+
+def in_order(comparison: JSON) -> list[JSON]:
+    """Best Validation score first (equal scores: as in the spec), then what was not measured, failed, skipped."""
+
+    def place(numbered: tuple[int, JSON]) -> tuple[int, float, int]:
+        index, row = numbered
+        found = measured(row, "validation")
+        group = {"failed": 2, "skipped": 3}.get(row.get("state", "done"), 0 if found else 1)
+        return group, -found["score"] if found else 0.0, index
+
+    return [row for _, row in sorted(enumerate(comparison.get("rows", [])), key=place)]
+
+
+def pick(comparison: JSON) -> JSON | None:
+    """The row that the verdict speaks of: recommended, kept, or the most plausible one."""
+    recommendation = comparison.get("recommendation") or {}
+    return by_label(comparison, recommendation.get("label") or recommendation.get("kept"))
+
+
+def best_technique(comparison: JSON) -> JSON | None:
+    """The technique with the best Validation score: the one that `versus_best` is against."""
+    rows = [row for row in in_order(comparison) if row.get("kind") == "technique" and done(row)]
+    return next((row for row in rows if measured(row, "validation")), None)
+
+
+def margin(comparison: JSON) -> float:
+    value = (comparison.get("requirements") or {}).get("margin", 0.02)
+    return float(value) if is_number(value) else 0.02
+
+
+def chance(comparison: JSON, outcomes: Iterable[Outcome] = ()) -> float | None:
+    """What always giving the most frequent label scores on Validation; None where the task has no labels.
+
+    Taken from the `majority` row when there is one, else counted from the rows themselves.
+    """
+    if comparison.get("task") != "classify":
+        return None
+    for row in comparison.get("rows", []):
+        found = measured(row, "validation")
+        if row["label"] == "majority" and row.get("kind") == "reference" and found:
+            return float(found["score"])
+    expected = Counter(outcome.expected for outcome in outcomes)
+    return max(expected.values()) / expected.total() if expected else None
+
+
+def no_better_than_chance(comparison: JSON, outcomes: Iterable[Outcome] = ()) -> list[JSON]:
+    """Done contestants whose Validation interval reaches down to the chance level (majority itself left out)."""
+    level = chance(comparison, outcomes)
+    if level is None:
+        return []
+    found = []
+    for row in comparison.get("rows", []):
+        score = measured(row, "validation")
+        if score and done(row) and row["label"] != "majority" and is_number(score.get("low")) and score["low"] <= level:
+            found.append(row)
+    return found
+
+
+def splits_for_reading(comparison: JSON) -> Sequence[str]:
+    """Validation first: reading Test rows before choosing again would use Test up."""
+    return ("validation", "test") if comparison.get("splits", {}).get("validation") else ("test",)
+
+
+def joined(labels: Sequence[Any]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    words = [str(label) for label in labels]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""
