@@ -2,10 +2,10 @@
 
     TAILORBIRD_DATA=path/to/data python benchmarks/make_retention.py [FOLDER]
 
-Texts of 300-900 characters of eleven kinds, drawn by the hash of the text (no random generator), none sharing a normalized
-8-word shingle with another one or with Banking77, which the demo trains on. `fast` marks eighty of them, every kind in its
-proportion. The code texts are functions of the standard library of the Python that runs this: the committed file was
-made with CPython 3.11. Sources, licences and copyright lines: src/tailorbird/measure/retention/LICENCES.md.
+Texts of 300-900 characters of eleven kinds, drawn by the hash of the text (no random generator), none sharing a
+normalized 8-word shingle with another one or with Banking77, which the demo trains on. `fast` marks eighty of them,
+every kind in its proportion. The code texts are functions of the standard library of the Python that runs this: the
+committed file was made with CPython 3.11. Sources, licences, copyright: src/tailorbird/measure/retention/LICENCES.md.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ KINDS = {
 LEFT_OUT = {"seed_task_79", "seed_task_172", "seed_task_36", "seed_task_55"}
 MODULES = (
     "ast bisect calendar collections/__init__ configparser contextlib csv dataclasses datetime difflib enum fnmatch "
-    "fractions functools glob gzip heapq html/__init__ inspect ipaddress json/decoder keyword linecache locale mimetypes "
-    "numbers operator pathlib pprint queue random sched shlex shutil statistics string tempfile textwrap timeit types "
-    "urllib/parse uuid wave zipfile"
+    "fractions functools glob gzip heapq html/__init__ inspect ipaddress json/decoder keyword linecache locale "
+    "mimetypes numbers operator pathlib pprint queue random sched shlex shutil statistics string tempfile textwrap "
+    "timeit types urllib/parse uuid wave zipfile"
 ).split()
 
 

@@ -1,7 +1,7 @@
 """The rules "in production today": an ordered keyword list as a support team keeps one. No dependency, no training.
 
-Written by hand from the names of the topics, before looking at any answer, and not tuned afterwards: a stand-in for what
-a team has, which the comparison then measures like everything else. Some messages match no rule; they get FALLBACK.
+Written by hand from the names of the topics, before any of its answers were counted, and not tuned afterwards: a
+stand-in for what a team has, measured by the comparison like everything else. What no rule fits gets FALLBACK.
 
     python keyword_rules.py banking12.csv today.csv
 """
