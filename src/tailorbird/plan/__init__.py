@@ -1,0 +1,14 @@
+"""Spec + facts -> a typed plan, a pure function. The plan is all that a run obeys: it never looks at the spec again.
+
+Every field of the spec that is set must be claimed here; one that nothing claims stops the run before any compute.
+"""
+
+from tailorbird.plan.claims import Claims
+from tailorbird.plan.document import Entrant, Plan, Reading
+from tailorbird.plan.facts import Facts, Lengths, measure_lengths
+from tailorbird.plan.making import DEFAULT_CONTESTANTS, make_plan, reading, refuse_too_long
+
+__all__ = [
+    "Plan", "Entrant", "Reading", "Facts", "Lengths", "measure_lengths", "make_plan", "reading", "refuse_too_long",
+    "Claims", "DEFAULT_CONTESTANTS",
+]  # fmt: skip

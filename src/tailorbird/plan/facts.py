@@ -1,0 +1,88 @@
+"""What a plan must know beside the spec. Everything here is measured without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from tailorbird.tasks import Task
+from tailorbird.types import JSON, BaseFacts, Conversation, Machine, Message, Role, Row
+
+SAMPLE_ROWS = 400  # read evenly, plus the longest by characters: token counts of a large file in under a second
+LONGEST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the rows as rendered: means, but for `longest`, the longest row's (question and answer).
+
+    `head`: what every prompt begins with. `prompt`: a whole prompt, head included. `answer`: the supervised answer and
+    its end. `label_nodes`: nodes of the tree of label words (0 unless classify).
+    """
+
+    head: int
+    prompt: float
+    answer: float
+    longest: int
+    label_nodes: int = 0
+
+    def as_dict(self) -> JSON:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`machine.gflops` is empty where no probe has run yet (`check` imports no torch): speeds are then assumed."""
+
+    task: Task
+    sizes: dict[str, int]
+    lengths: Lengths
+    base: BaseFacts
+    machine: Machine
+
+
+class Tokens(Protocol):
+    """The two things of the renderer that lengths need."""
+
+    def prompt(self, messages: Conversation, /) -> list[int]: ...
+    def answer(self, text: str, /) -> list[int]: ...
+
+
+def measure_lengths(renderer: Tokens, task: Task, rows: Sequence[Row]) -> Lengths:
+    """Token counts of a sample of rows, the longest among them."""
+    step = max(1, len(rows) // SAMPLE_ROWS)
+    sample = list(rows[::step])
+    longest = sorted(rows, key=lambda row: -sum(len(m.content) for m in row.messages))[:LONGEST_ROWS]
+    system = (Message(Role.SYSTEM, task.instruction),) if task.instruction else ()
+
+    def lengths(row: Row) -> tuple[list[int], int]:
+        own_system = any(m.role is Role.SYSTEM for m in row.prompt)
+        prompt = renderer.prompt(row.prompt if own_system else (*system, *row.prompt))
+        said = task.labels.get(row.label or "", row.answer) if task.labels else row.answer
+        return prompt, len(renderer.answer(said))
+
+    measured = [lengths(row) for row in sample]
+    head = _common([prompt for prompt, _ in measured[:50]])
+    total = max(len(prompt) + answer for prompt, answer in (*measured, *map(lengths, longest)))
+    return Lengths(
+        head=head,
+        prompt=sum(len(prompt) for prompt, _ in measured) / len(measured),
+        answer=sum(answer for _, answer in measured) / len(measured),
+        longest=total,
+        label_nodes=_nodes([renderer.answer(words) for words in task.labels.values()]),
+    )
+
+
+def _common(sequences: Sequence[list[int]]) -> int:
+    """Length of the beginning that all share."""
+    if len(sequences) < 2:
+        return 0
+    least, most = min(sequences), max(sequences)
+    same = next((i for i, (a, b) in enumerate(zip(least, most)) if a != b), min(len(least), len(most)))
+    return min(same, min(map(len, sequences)))
+
+
+def _nodes(sequences: Sequence[Sequence[int]]) -> int:
+    """Nodes of the tree of shared beginnings."""
+    return len({tuple(s[: n + 1]) for s in sequences for n in range(len(s))})

@@ -1,0 +1,322 @@
+"""The plan itself, decision by decision. Pure: no file is read, no clock is asked, nothing is computed with torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from tailorbird.errors import ResourceError, SpecError
+from tailorbird.plan.claims import Claims
+from tailorbird.plan.document import Entrant, Plan, Reading
+from tailorbird.plan.estimate import Estimate, estimate
+from tailorbird.plan.facts import Facts
+from tailorbird.spec import Contestant, Spec, did_you_mean
+
+DEFAULT_CONTESTANTS = ("majority", "tfidf", "zero_shot", "few_shot", "lora", "sft")
+MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
+BF16_GAIN = 1.3
+CHECKPOINT_SECONDS = 60.0
+REFERENCE_SECONDS = 3.0
+IMPORTED_SECONDS = 2.0
+START_SECONDS = 15.0  # hashing, probe, imports, the page
+REHEARSAL_SECONDS = 6.0
+DEFAULT_TIMEOUT = 60.0
+
+
+def reading(spec: Spec, claims: Claims | None = None) -> Reading:
+    """How the rows are to be read and split."""
+    take = (claims or Claims(spec)).take
+    return Reading(
+        examples=tuple(take("data", "examples")),
+        test=take("data", "test"),
+        validation=take("data", "validation"),
+        shape=take("data", "shape"),
+        columns=dict(take("data", "columns")),
+        group=take("data", "group"),
+        slices=tuple(take("data", "slices")),
+        max_bad_share=take("data", "max_bad_share"),
+        overlap=take("data", "overlap"),
+        sizes={name: take("split", name) for name in ("train", "tuning", "validation", "test")},
+        seed=take("seed"),
+    )
+
+
+def make_plan(spec: Spec, facts: Facts) -> Plan:
+    """Every decision of a run; SpecError with all problems when the spec asks for what cannot be."""
+    claims = Claims(spec)
+    claims.take("version")
+    read = _reading(spec, claims)
+    _task(claims, facts)
+    dtype, reason = _dtype(claims, facts)
+    tokens = max(MICRO_BATCH_TOKENS[facts.machine.device], facts.lengths.longest)
+    limit = claims.take("limits", "memory_gb")
+    memory_bytes = int(limit * 1e9) if limit else _available(facts)
+    retention = claims.take("data", "retention")
+    entrants, notes = _entrants(claims, facts, dtype, tokens, retention, memory_bytes)
+    requirements = {
+        name: value
+        for name in type(spec.requirements).model_fields
+        if (value := claims.take("requirements", name)) is not None
+    }
+    notes += _validation_note(facts.sizes["validation"], requirements["margin"])
+    claims.take("device"), claims.take("limits", "threads"), claims.take("base", "name")
+    if spec.base.revision:
+        claims.has_no_effect("base", "revision", because="the base is a folder on this machine already")
+    plan = Plan(
+        name=claims.take("name") or spec.run_name,
+        base=asdict(facts.base),
+        task={
+            "kind": facts.task.kind,
+            "instruction": facts.task.instruction,
+            "labels": dict(facts.task.labels),
+            "max_new_tokens": facts.task.max_new_tokens,
+            "metric": facts.task.metric,
+        },
+        reading=read,
+        retention=retention,
+        splits=dict(facts.sizes),
+        entrants=entrants,
+        requirements=requirements,
+        device=facts.machine.device,
+        dtype=dtype,
+        dtype_reason=reason,
+        threads=facts.machine.threads,
+        micro_batch_tokens=tokens,
+        memory_bytes=memory_bytes,
+        gflops=dict(facts.machine.gflops),
+        lengths=facts.lengths.as_dict(),
+        seed=spec.seed,
+        report_rows=claims.take("report", "rows"),
+        minutes=_minutes(entrants),
+        minutes_limit=claims.take("limits", "minutes"),
+        notes=tuple(notes),
+    )
+    claims.finish()
+    return plan
+
+
+def refuse_too_long(plan: Plan) -> None:
+    """ResourceError when the estimate is above `limits.minutes`, naming what to drop to be within it."""
+    limit = plan.minutes_limit
+    if limit is None or plan.minutes <= limit:
+        return
+    dropped: list[str] = []
+    left = plan.minutes
+    for entrant in sorted(plan.planned, key=lambda e: -e.seconds):
+        if left <= limit or entrant.technique == "zero_shot":
+            continue
+        dropped.append(entrant.label)
+        left -= entrant.seconds / 60
+    way = f"drop {', '.join(dropped)} (about {left:.0f} minutes then)" if left <= limit else "give it fewer rows"
+    raise ResourceError(
+        f"this run would take about {plan.minutes:.0f} minutes, and limits.minutes is {limit:g}",
+        remedy=f"{way}, or raise limits.minutes",
+    )
+
+
+def _reading(spec: Spec, claims: Claims) -> Reading:
+    read = reading(spec, claims)
+    if not (read.test or read.validation) and "overlap" in spec.data.model_fields_set:
+        claims.taken.discard(("data", "overlap"))
+        claims.has_no_effect(
+            "data", "overlap", because="it is about your own `test` or `validation` file, and none is named"
+        )
+    for name in ("test", "validation"):
+        if getattr(read, name) and read.sizes[name]:
+            claims.taken.discard(("split", name))
+            claims.has_no_effect("split", name, because=f"all rows of data.{name} are used")
+    return read
+
+
+def _task(claims: Claims, facts: Facts) -> None:
+    """The task was built from these fields (see `tasks.build`); here they are claimed where they matter."""
+    for name in ("kind", "instruction", "metric"):
+        claims.take("task", name)
+    classify = facts.task.kind == "classify"
+    claims.take("task", "labels" if classify else "max_new_tokens")
+    other = "max_new_tokens" if classify else "labels"
+    claims.has_no_effect("task", other, because=f"the task is {facts.task.kind}")
+
+
+def _dtype(claims: Claims, facts: Facts) -> tuple[str, str]:
+    asked = claims.take("dtype")
+    if asked != "auto":
+        return asked, "asked for"
+    gflops = facts.machine.gflops
+    if not gflops:
+        return "float32", "not probed yet: the run decides between float32 and bfloat16"
+    gain = gflops["bfloat16"] / gflops["float32"]
+    dtype = "bfloat16" if gain >= BF16_GAIN else "float32"
+    return dtype, f"bfloat16 is {gain:.2f} times as fast as float32 here (taken from {BF16_GAIN})"
+
+
+def _available(facts: Facts) -> int:
+    machine = facts.machine
+    return machine.device_memory_bytes if machine.device == "cuda" else machine.memory_bytes
+
+
+def _entrants(
+    claims: Claims, facts: Facts, dtype: str, tokens: int, retention: str, memory_bytes: int
+) -> tuple[tuple[Entrant, ...], list[str]]:
+    asked: list[Contestant] | None = claims.take("contestants")
+    notes: list[str] = []
+    if asked is None:
+        names = [n for n in DEFAULT_CONTESTANTS if facts.task.kind == "classify" or n not in ("majority", "tfidf")]
+        contestants = [Contestant(label=n, technique=n) for n in names]
+    else:
+        contestants = list(asked)
+        if not any(c.technique == "zero_shot" for c in contestants):
+            label = "zero_shot" if all(c.label != "zero_shot" for c in contestants) else "zero_shot-base"
+            contestants.append(Contestant(label=label, technique="zero_shot"))
+            notes.append("zero_shot was added: every other contestant is also compared with the base as it is")
+    entrants = []
+    for contestant in contestants:
+        claims.take_contestant(contestant.label, "label", "technique", "answers", "command", "adapter")
+        if contestant.kind == "technique":
+            entrant = _technique(claims, contestant, facts, dtype, tokens, retention, memory_bytes)
+        else:
+            entrant = _other(claims, contestant, facts)
+        if entrant is None:
+            continue
+        if asked is None and entrant.state == "skipped":
+            notes.append(f"{entrant.label} is left out: {entrant.note}")
+            continue
+        entrants.append(entrant)
+    return tuple(entrants), notes
+
+
+def _other(claims: Claims, contestant: Contestant, facts: Facts) -> Entrant | None:
+    """References and imported contestants."""
+    label, kind = contestant.label, contestant.kind
+    if contestant.settings:
+        for name in contestant.settings:
+            claims.has_no_effect(
+                "contestants", label, name, because=f"{contestant.technique or 'an imported one'} has no settings"
+            )
+    if contestant.command is not None:
+        claims.take_contestant(label, "timeout_seconds")
+    else:
+        claims.has_no_effect("contestants", label, "timeout_seconds", because="only a command is waited for")
+    if kind == "reference":
+        entrant = Entrant(label, kind, contestant.technique, seconds=REFERENCE_SECONDS)
+        if facts.task.kind != "classify":
+            return replace(
+                entrant, state="skipped", note=f"{contestant.technique} is for classify; this task is {facts.task.kind}"
+            )
+        return entrant
+    source = {n: v for n in ("answers", "command", "adapter") if (v := getattr(contestant, n)) is not None}
+    timeout = (contestant.timeout_seconds or DEFAULT_TIMEOUT) if contestant.command is not None else None
+    return Entrant(label, kind, None, source, timeout, seconds=IMPORTED_SECONDS)
+
+
+def _technique(
+    claims: Claims, contestant: Contestant, facts: Facts, dtype: str, tokens: int, retention: str, memory_bytes: int
+) -> Entrant | None:
+    from tailorbird import techniques
+    from tailorbird.spec import REFERENCES
+
+    label, name = contestant.label, str(contestant.technique)
+    claims.has_no_effect("contestants", label, "timeout_seconds", because="only a command is waited for")
+    if name not in techniques.NAMES and ":" not in name:
+        known = [*techniques.NAMES, *REFERENCES]
+        claims.problem(
+            f"no technique is called `{name}`; {did_you_mean(name, known)}", "contestants", label, "technique"
+        )
+        claims.take_contestant(label, *contestant.settings)
+        return None
+    technique = techniques.get(name)
+    effective = _settings(claims, contestant, technique, facts)
+    if effective is None:
+        return None
+    guess: Estimate = estimate(
+        facts,
+        name,
+        trained=technique.trained,
+        settings=effective,
+        dtype=dtype,
+        micro_batch_tokens=tokens,
+        retention=retention,
+    )
+    entrant = Entrant(
+        label=label,
+        kind="technique",
+        technique=name,
+        asked=dict(contestant.settings),
+        effective=effective,
+        revision=technique.revision,
+        trained=technique.trained,
+        steps=guess.steps,
+        checkpoint_steps=_checkpoint_steps(guess),
+        seconds=guess.seconds,
+        memory_bytes=guess.memory_bytes,
+    )
+    if facts.task.kind not in technique.tasks:
+        note = f"{name} is for {', '.join(sorted(technique.tasks))}; this task is {facts.task.kind}"
+        return replace(entrant, state="skipped", note=note)
+    if guess.memory_bytes > memory_bytes:
+        note = f"needs about {guess.memory_bytes / 1e9:.1f} GB of memory, {memory_bytes / 1e9:.1f} GB may be used"
+        return replace(entrant, state="skipped", note=note)
+    return entrant
+
+
+def _settings(claims: Claims, contestant: Contestant, technique: Any, facts: Facts) -> dict[str, Any] | None:
+    """The technique's own typed settings, asked over defaults; None after noting every problem."""
+    fields = list(technique.Settings.model_fields)
+    claims.take_contestant(contestant.label, *contestant.settings)
+    try:
+        typed = technique.settings(contestant.settings, facts.base, facts.sizes["train"])
+    except ValidationError as error:
+        for e in error.errors():
+            name = str(e["loc"][0]) if e["loc"] else ""
+            what = _setting_problem(e, name, fields, technique.name)
+            claims.problem(what, "contestants", contestant.label, *([name] if name else []))
+        return None
+    return typed.model_dump(mode="json")
+
+
+def _setting_problem(error: Mapping[str, Any], name: str, fields: list[str], technique: str) -> str:
+    if error["type"] == "extra_forbidden":
+        if not fields:
+            return f"{technique} has no settings"
+        return f"no such setting of {technique}; {did_you_mean(name, fields)}"
+    message = error["msg"]
+    return f"{message[:1].lower()}{message[1:]}, is {error.get('input')!r}"
+
+
+def _checkpoint_steps(guess: Estimate) -> int:
+    """About one checkpoint a minute, counted in steps so that no clock decides."""
+    if not guess.steps:
+        return 1
+    return max(1, min(guess.steps, math.ceil(CHECKPOINT_SECONDS / max(guess.step_seconds, 1e-3))))
+
+
+def _validation_note(rows: int, margin: float) -> list[str]:
+    needed = rows_for_margin(margin)
+    if rows >= needed:
+        return []
+    return [
+        f"with {rows} Validation rows no cheaper contestant can be shown to be within {margin:g} of the best: "
+        f"at least {needed} are needed, or a larger margin"
+    ]
+
+
+def rows_for_margin(margin: float) -> int:
+    """Validation rows below which even equal answers leave an interval wider than the margin (Tango's)."""
+    return math.ceil(3.84 * (1 - margin) / margin)
+
+
+def _minutes(entrants: tuple[Entrant, ...]) -> float:
+    planned = [e for e in entrants if e.state == "planned"]
+    rehearsals = REHEARSAL_SECONDS * sum(e.trained for e in planned)
+    return (START_SECONDS + rehearsals + sum(e.seconds for e in planned)) / 60
+
+
+def need_a_contestant(plan: Plan) -> None:
+    """SpecError when every contestant is skipped: there is nothing to run."""
+    if not plan.planned:
+        reasons = "\n".join(f"  {e.label}: {e.note}" for e in plan.entrants)
+        raise SpecError(f"no contestant can run here\n{reasons}", remedy="name one that fits this task and machine")

@@ -1,0 +1,111 @@
+"""No option is ignored: each field of the spec, set to something else, gives another plan (or is read by `reading`)."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tailorbird.plan import make_plan
+from tailorbird.spec import Spec
+
+from .conftest import make_facts, make_spec
+
+CLASSIFY: dict[str, Any] = {
+    "contestants": ["zero_shot", "lora", {"label": "c", "command": "x"}, {"label": "f", "answers": "x"}]
+}
+
+# One value for each field that differs from its default; a new field without a line here fails the test below.
+OTHER: dict[str, Any] = {
+    "name": "other",
+    "base.name": None,  # the facts of another base: `test_another_base_is_another_plan`
+    "base.revision": None,  # refused: see test_plan
+    "data.examples": ["other.csv"],
+    "data.test": "test.csv",
+    "data.validation": "validation.csv",
+    "data.retention": "fast",
+    "data.shape": "messages",
+    "data.columns": {"prompt": "q"},
+    "data.group": "customer",
+    "data.slices": ["language"],
+    "data.max_bad_share": 0.2,
+    "data.overlap": "drop_from_train",
+    "task.kind": None,  # `tasks.build` makes the task of the facts from these four: see tests/run
+    "task.instruction": None,
+    "task.labels": None,
+    "task.metric": None,
+    "task.max_new_tokens": None,
+    "contestants": ["zero_shot", "sft"],
+    "requirements.margin": 0.05,
+    "requirements.min_score": 0.5,
+    "requirements.latency_ms": 100.0,
+    "requirements.max_forgetting": 0.1,
+    "requirements.max_deployed_mb": 50.0,
+    "limits.minutes": 100.0,
+    "limits.memory_gb": 9.0,
+    "limits.threads": None,  # becomes machine.threads of the facts: see tests/run
+    "split.train": 100,
+    "split.tuning": 30,
+    "split.validation": 100,
+    "split.test": 100,
+    "seed": 7,
+    "device": None,  # becomes machine.device of the facts: see tests/run
+    "dtype": "float32",
+    "report.rows": "none",
+    "version": None,  # there is only one
+}
+
+
+def fields(model: type[BaseModel], path: str = "") -> typing.Iterator[str]:
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from fields(kind, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def test_the_list_above_is_complete() -> None:
+    assert set(OTHER) == set(fields(Spec))
+
+
+@pytest.mark.parametrize("path", [path for path, value in OTHER.items() if value is not None])
+def test_a_field_that_is_set_gives_another_plan(path: str) -> None:
+    base: dict[str, Any] = {**CLASSIFY, "data": {"examples": "rows.csv"}}
+    if path == "data.overlap":
+        base["data"]["test"] = "test.csv"
+    changed = {**base, "data": dict(base["data"])}
+    head, _, tail = path.partition(".")
+    if tail:
+        changed[head] = {**changed.get(head, {}), tail: OTHER[path]}
+    else:
+        changed[head] = OTHER[path]
+    before, after = (make_plan(make_spec(**s), make_facts()).as_dict() for s in (base, changed))
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    "contestant",
+    [
+        "sft",
+        {"lora": {"rank": 4}},
+        {"label": "other", "technique": "lora"},
+        {"label": "lora", "answers": "x.csv"},
+        {"label": "lora", "command": "x"},
+        {"label": "lora", "command": "x", "timeout_seconds": 5.0},
+        {"label": "lora", "adapter": "x"},
+    ],
+)
+def test_each_field_of_a_contestant_gives_another_plan(contestant: Any) -> None:
+    seen = [make_plan(make_spec(contestants=["zero_shot", c]), make_facts()).entrants for c in ("lora", contestant)]
+    assert seen[0] != seen[1]
+
+
+def test_another_base_is_another_plan() -> None:
+    import dataclasses
+
+    facts = make_facts()
+    other = dataclasses.replace(facts, base=dataclasses.replace(facts.base, fingerprint="sha256:11"))
+    assert make_plan(make_spec(), facts) != make_plan(make_spec(), other)

@@ -1,0 +1,144 @@
+"""The plan: a pure function of spec and facts; every field that is set is claimed or refused; all shown first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tailorbird.errors import ResourceError, SpecError
+from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
+from tailorbird.plan.making import rows_for_margin
+
+from .conftest import MACHINE, SIZES, make_facts, make_spec
+
+
+def labels(plan: Plan) -> list[str]:
+    return [e.label for e in plan.entrants]
+
+
+def test_the_plan_is_a_pure_function_and_survives_json(facts: Facts) -> None:
+    spec = make_spec(contestants=["lora", {"label": "today", "answers": "today.csv"}])
+    plan = make_plan(spec, facts)
+    assert plan == make_plan(spec, facts)
+    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_default_contestants_of_a_classify_task(facts: Facts) -> None:
+    assert labels(make_plan(make_spec(), facts)) == ["majority", "tfidf", "zero_shot", "few_shot", "lora", "sft"]
+
+
+def test_references_are_no_default_for_free_text() -> None:
+    assert labels(make_plan(make_spec(), make_facts("write"))) == ["zero_shot", "few_shot", "lora", "sft"]
+
+
+def test_sft_is_no_default_when_memory_does_not_allow_it(facts: Facts) -> None:
+    plan = make_plan(make_spec(limits={"memory_gb": 3}), facts)
+    assert "sft" not in labels(plan)
+    assert any(note.startswith("sft is left out: needs about") for note in plan.notes)
+
+
+def test_sft_asked_for_without_memory_is_a_skipped_row_with_the_reason(facts: Facts) -> None:
+    plan = make_plan(make_spec(contestants=["zero_shot", "sft"], limits={"memory_gb": 3}), facts)
+    assert plan.entrant("sft").state == "skipped"
+    assert "3.0 GB may be used" in str(plan.entrant("sft").note)
+
+
+def test_zero_shot_is_added_and_said(facts: Facts) -> None:
+    plan = make_plan(make_spec(contestants=["lora"]), facts)
+    assert labels(plan) == ["lora", "zero_shot"]
+    assert "zero_shot was added" in plan.notes[0]
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(1.29, "float32"), (1.31, "bfloat16")])
+def test_the_compute_type_follows_the_probe(facts: Facts, bf16: float, dtype: str) -> None:
+    machine = replace(MACHINE, gflops={"float32": 100.0, "bfloat16": 100.0 * bf16})
+    assert make_plan(make_spec(), replace(facts, machine=machine)).dtype == dtype
+
+
+def test_the_compute_type_can_be_asked_for(facts: Facts) -> None:
+    assert make_plan(make_spec(dtype="float32"), facts).dtype == "float32"
+
+
+def test_settings_are_typed_by_their_technique_over_its_defaults(facts: Facts) -> None:
+    plan = make_plan(make_spec(contestants=["zero_shot", {"lora": {"rank": 8}}]), facts)
+    lora = plan.entrant("lora")
+    assert lora.asked == {"rank": 8}
+    assert (lora.effective["rank"], lora.effective["epochs"]) == (8, 3)
+    assert lora.steps == 45  # 240 rows, 16 a step, 3 epochs
+
+
+def test_all_wrong_settings_are_reported_at_once(facts: Facts) -> None:
+    spec = make_spec(contestants=[{"lora": {"rnk": 8, "epochs": 0}}, "lorra", "zero_shot"])
+    with pytest.raises(SpecError) as raised:
+        make_plan(spec, facts)
+    text = str(raised.value)
+    assert "3 problems" in text
+    assert "contestants.lora.rnk: no such setting of lora; did you mean `rank`?" in text
+    assert "contestants.lora.epochs: input should be greater than or equal to 1, is 0" in text
+    assert "contestants.lorra.technique: no technique is called `lorra`; did you mean `lora`?" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        (
+            {"task": {"kind": "write", "labels": {"a": "x"}}},
+            "write",
+            "task.labels: has no effect here: the task is write",
+        ),
+        ({"task": {"max_new_tokens": 5}}, "classify", "task.max_new_tokens: has no effect here: the task is classify"),
+        (
+            {"contestants": [{"majority": {"x": 1}}]},
+            "classify",
+            "contestants.majority.x: has no effect here: majority has",
+        ),
+        (
+            {"contestants": [{"label": "t", "answers": "t.csv", "timeout_seconds": 3.0}]},
+            "classify",
+            "contestants.t.timeout_seconds: has no effect here: only a command is waited for",
+        ),
+        ({"data": {"examples": "a", "overlap": "refuse"}}, "classify", "data.overlap: has no effect here"),
+        ({"data": {"examples": "a", "test": "t"}, "split": {"test": 5}}, "classify", "split.test: has no effect here"),
+        ({"base": {"name": "b", "revision": "x"}}, "classify", "base.revision: has no effect here"),
+    ],
+)
+def test_a_field_that_nothing_consumes_stops_the_run(fields: dict[str, Any], kind: str, message: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        make_plan(make_spec(**fields), make_facts(kind))
+    assert message in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+def test_a_long_run_is_refused_with_what_to_drop(facts: Facts) -> None:
+    plan = make_plan(make_spec(limits={"minutes": 3}), facts)
+    with pytest.raises(ResourceError, match=r"drop sft.*\(about \d+ minutes then\), or raise limits\.minutes"):
+        refuse_too_long(plan)
+    refuse_too_long(replace(plan, minutes_limit=plan.minutes + 1))
+
+
+def test_too_few_validation_rows_are_said_beforehand(facts: Facts) -> None:
+    assert rows_for_margin(0.02) == 189
+    few = make_plan(make_spec(), replace(facts, sizes={**SIZES, "validation": 188}))
+    assert any("at least 189 are needed" in note for note in few.notes)
+    enough = make_plan(make_spec(), replace(facts, sizes={**SIZES, "validation": 189}))
+    assert not any("Validation rows" in note for note in enough.notes)
+
+
+def test_checkpoints_come_about_once_a_minute_counted_in_steps(facts: Facts) -> None:
+    slow = replace(facts, machine=replace(MACHINE, gflops={"float32": 10.0, "bfloat16": 10.0}))
+    quick = make_plan(make_spec(contestants=["sft"]), facts).entrant("sft")
+    assert quick.checkpoint_steps > make_plan(make_spec(contestants=["sft"]), slow).entrant("sft").checkpoint_steps >= 1
+
+
+def test_estimates_of_the_demo_are_near_what_was_measured(facts: Facts) -> None:
+    """Measured on this kind of machine: SFT of 240 rows, 3 epochs about 50-60 s, LoRA 40 s, peak 3.8 and 2.5 GB."""
+    plan = make_plan(
+        make_spec(contestants=["zero_shot", "lora", "sft"], data={"examples": "x", "retention": "fast"}), facts
+    )
+    assert 45 < plan.entrant("sft").seconds < 130
+    assert 30 < plan.entrant("lora").seconds < 90
+    assert 2.5e9 < plan.entrant("sft").memory_bytes < 6e9
+    assert plan.entrant("lora").memory_bytes < plan.entrant("sft").memory_bytes
