@@ -1,4 +1,6 @@
-"""Answers -> outcomes -> scores, intervals, paired tests, forgetting, cost, recommendation. Statistics are pure functions."""
+"""Answers -> outcomes -> scores, intervals, paired tests, forgetting, cost, recommendation. Statistics are pure
+functions.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Interval of a mean by resampling groups: rows of one group (a customer, a document) come or go together.
 
 Efron and Tibshirani 1993, ch. 13: percentile interval; expanded for few groups as in Hesterberg 2015, "What Teachers
-Should Know About the Bootstrap" (the percentiles are those of a t distribution with G - 1 degrees of freedom, widened by
-sqrt(G/(G-1))); with hundreds of groups that changes nothing one could see.
+Should Know About the Bootstrap" (the percentiles are those of a t distribution with G - 1 degrees of freedom,
+widened by sqrt(G/(G-1))); with hundreds of groups that changes nothing one could see.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def bootstrap(
 ) -> tuple[float, float]:
     """(low, high), 95 %, of sum(values) / sum(weights), weights 1 unless given.
 
-    `bounds`: what one row's value (per unit of weight) can be at least and at most. When every group has the same mean,
-    resampling would say that nothing can differ; then an unseen share z^2/(G + z^2) is taken to lie at either bound, which
-    is Tango's interval without discordant rows.
+    `bounds`: what one row's value (per unit of weight) can be at least and at most. When every group has the same
+    mean, resampling would say that nothing can differ; then an unseen share z^2/(G + z^2) is taken to lie at either
+    bound, which is Tango's interval without discordant rows.
     """
     import numpy as np
 

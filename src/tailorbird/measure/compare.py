@@ -1,7 +1,8 @@
 """Outcomes -> a score with its interval; two contestants' outcomes on the same rows -> a paired difference.
 
-Right/wrong outcomes with one row a group: Wilson, Tango, exact McNemar. Everything else: bootstrap and sign flips by group.
-Random streams are named, so that the same outcomes give the same interval in any run, and D(b, a) mirrors D(a, b).
+Right/wrong outcomes with one row a group: Wilson, Tango, exact McNemar. Everything else: bootstrap and sign flips by
+group. Random streams are named, so that the same outcomes give the same interval in any run, and D(b, a) mirrors
+D(a, b).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How small a difference n rows can show, and how many rows a difference needs.
 
-Paired design, two-sided 5 %, power 80 %: a difference d shows when n d^2 = (z_0.975 + z_0.8)^2 s^2 = 7.85 s^2, with s^2 the
-variance of a row's difference. That variance is psi - d^2, psi being the mean squared difference: for right/wrong
-outcomes the share of discordant rows (Connor 1987, "Sample size for testing differences in proportions for the
-paired-sample design").
+Paired design, two-sided 5 %, power 80 %: a difference d shows when n d^2 = (z_0.975 + z_0.8)^2 s^2 = 7.85 s^2, with
+s^2 the variance of a row's difference. That variance is psi - d^2, psi being the mean squared difference: for
+right/wrong outcomes the share of discordant rows (Connor 1987, "Sample size for testing differences in proportions
+for the paired-sample design").
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def smallest_detectable(discordance: float, n: int) -> float | None:
 
 
 def median_detectable(differences: Iterable[Difference]) -> float | None:
-    """The smallest detectable difference at the median discordance of these pairs (which share n); None without pairs."""
+    """The smallest detectable difference at the median discordance of these pairs of equal n; None without pairs."""
     pairs = list(differences)
     if not pairs:
         return None

@@ -1,7 +1,7 @@
 """Holm's step-down adjustment of p-values within one family.
 
-Holm 1979, "A simple sequentially rejective multiple test procedure": the i-th smallest of k is multiplied by k - i + 1, and no
-adjusted p is below that of a smaller one.
+Holm 1979, "A simple sequentially rejective multiple test procedure": the i-th smallest of k is multiplied by k - i +
+1, and no adjusted p is below that of a smaller one.
 """
 
 from __future__ import annotations

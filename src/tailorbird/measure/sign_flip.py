@@ -1,7 +1,8 @@
 """Sign-flip (permutation) test of paired differences, by group.
 
-If A and B were the same, each group's difference could as well have had the other sign (Fisher 1935; Good 2005). Exact for
-up to 2^14 sign patterns, else drawn; the drawn p is (1 + as extreme) / (1 + draws), never 0 (Phipson and Smyth 2010).
+If A and B were the same, each group's difference could as well have had the other sign (Fisher 1935; Good 2005).
+Exact for up to 2^14 sign patterns, else drawn; the drawn p is (1 + as extreme) / (1 + draws), never 0 (Phipson and
+Smyth 2010).
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Wilson's score interval for a share.
 
-Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22. Never leaves [0, 1], and is
-not empty at 0 or n successes.
+Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22. Never leaves [0, 1],
+and is not empty at 0 or n successes.
 """
 
 from __future__ import annotations
 
 import math
 
-Z = 1.959963984540054  # standard normal, two-sided 95 %
+Z = 1.959963984540054  # standard normal quantile, two-sided 95 %
 
 
 def wilson(successes: int, n: int, z: float = Z) -> tuple[float, float]:

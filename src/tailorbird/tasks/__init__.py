@@ -26,7 +26,9 @@ def build(
     max_new_tokens: int | None = None,
     metric: str | None = None,
 ) -> Task:
-    """The task of a spec. `instruction` None takes the default of the kind, "" means none; SpecError for what does not fit."""
+    """The task of a spec. `instruction`: None takes the kind's default, "" means none. SpecError names what does not
+    fit.
+    """
     if kind not in KINDS:
         raise SpecError(f"unknown kind {kind!r}{_nearest(kind, KINDS)}", where="task.kind", remedy=_choose(KINDS))
     made = KINDS[kind]
@@ -75,7 +77,9 @@ def default_instruction(kind: str, labels: Mapping[str, str] | None = None) -> s
 
 
 def labels_in(rows: Iterable[Row], given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The labels of the rows, sorted, each with its words (`given` ones first): what `build` takes when the spec names none."""
+    """The labels of the rows and of `given`, sorted, each with its words: for `build` when the spec names none or
+    some.
+    """
     return label_words(sorted({label_of(row) for row in rows} | set(given or {})), given)
 
 

@@ -40,7 +40,8 @@ def _average_ties(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def coverage_at(accuracy: float, confidence: Sequence[float], correct: Sequence[float]) -> float:
-    """The largest share of rows that can be answered with at least `accuracy` right when the least sure are left to people.
+    """The largest share of rows that can be answered with at least `accuracy` right when the least sure are left to
+    people.
 
     Rows of equal confidence are taken or left together: no threshold can part them. Chosen on the same rows it is
     reported for, so a little hopeful when they are few.

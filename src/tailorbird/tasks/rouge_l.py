@@ -1,8 +1,8 @@
 """ROUGE-L: F1 of the longest common subsequence of tokens, one reference a row.
 
-Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries" (section 3.1, sentence level, beta = 1). On ASCII text
-equal to the package `rouge-score` without stemming; that package drops every other letter, so we take Unicode words, and
-single characters of scripts that are written without blanks.
+Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries" (section 3.1, sentence level, beta = 1). On ASCII
+text equal to the package `rouge-score` without stemming; that package drops every other letter, so we take Unicode
+words, and single characters of scripts that are written without blanks.
 """
 
 from __future__ import annotations

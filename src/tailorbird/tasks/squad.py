@@ -1,7 +1,8 @@
 """Exact match and token F1 of short answers, as SQuAD's official evaluation script computes them.
 
-Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (arXiv:1606.05250); empty answers
-as in the script of SQuAD 2.0. Normalization: lower case, ASCII punctuation away, the words a/an/the away, blanks folded.
+Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (arXiv:1606.05250); empty
+answers as in the script of SQuAD 2.0. Normalization: lower case, ASCII punctuation away, the words a/an/the away,
+blanks folded.
 """
 
 from __future__ import annotations

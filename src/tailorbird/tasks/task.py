@@ -19,7 +19,7 @@ TaskKind = Literal["classify", "answer", "write"]
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """`metric` names the main figure: the mean of the outcomes' scores. `labels`: id -> words, empty if not classify."""
+    """`metric`: the main figure, the mean of the outcomes' scores. `labels`: id -> words; empty if not classify."""
 
     instruction: str | None
     metric: str
@@ -73,7 +73,7 @@ class Task(ABC):
 
 
 def stop_rate(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """{"stop_rate": share of generated answers that ended by themselves, not by the limit}; {} if none was generated."""
+    """{"stop_rate": share of generated answers that ended before the limit}; {} if none was generated."""
     generated = [o for o in outcomes if o.stop in (Stop.END, Stop.LENGTH)]
     if not generated:
         return {}
