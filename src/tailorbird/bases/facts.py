@@ -96,7 +96,7 @@ def _parameters(headers: list[TensorHeader], config: dict[str, Any]) -> int:
     return sum(
         h.elements
         for h in headers
-        if h.name not in skip and h.dtype.startswith(("F", "BF")) and not h.name.endswith(("rotary_emb.inv_freq", ".bias_mask"))
+        if h.name not in skip and h.dtype.startswith(("F", "BF")) and not h.name.endswith("rotary_emb.inv_freq")
     )
 
 

