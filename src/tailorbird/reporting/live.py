@@ -112,7 +112,7 @@ class LiveView:
         table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="dim")
         table.add_column("", width=1)
         table.add_column("contestant", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 16)
-        table.add_column("now", no_wrap=True, overflow="ellipsis", width=46 if wide else 34)
+        table.add_column("now", no_wrap=True, overflow="ellipsis", width=46 if wide else 36)
         table.add_column("left", justify="right", no_wrap=True, width=5)
         table.add_column("Validation", justify="right", no_wrap=True, width=18 if wide else 17)
         for one in self.state.contestants.values():

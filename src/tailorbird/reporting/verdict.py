@@ -96,7 +96,8 @@ def scored(row: JSON, split: str, comparison: JSON) -> str | None:
     return f"{numbers.score(found['score'], metric)} ({numbers.interval(found.get('low'), found.get('high'), metric)})"
 
 
-def how_sure(comparison: JSON) -> list[str]:
+def how_sure(comparison: JSON, *, chance: bool = True) -> list[str]:
+    """`chance=False`: the page says it elsewhere, larger."""
     row, lines = pick(comparison), []
     recommendation = comparison.get("recommendation") or {}
     metric = metric_name(comparison["metric"])
@@ -111,10 +112,10 @@ def how_sure(comparison: JSON) -> list[str]:
                 f"{metric[0].upper()}{metric[1:]} of {printable(row['label'])}: {', '.join(parts)}; in brackets the 95 % interval."
             )
     lines += on_test(comparison) + undecided(comparison) + detectable(comparison)
-    chance = [printable(r["label"]) for r in no_better_than_chance(comparison)]
-    if chance:
+    weak = [printable(r["label"]) for r in no_better_than_chance(comparison)] if chance else []
+    if weak:
         lines.append(
-            f"No better than chance on Validation (the interval reaches down to always giving the most frequent label): {joined(chance)}."
+            f"No better than chance on Validation (the interval reaches down to always giving the most frequent label): {joined(weak)}."
         )
     if row and row.get("interval_is_about"):
         lines.append(f"The interval speaks of {printable(row['interval_is_about'])}.")

@@ -1,0 +1,98 @@
+"""Rows side by side: what each contestant answered, rows where they disagree first, a capped sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tailorbird.reporting.contestants import done, in_order, pick, splits_for_reading
+from tailorbird.reporting.page.input import ReportInput
+from tailorbird.reporting.text import shortened
+from tailorbird.types import Outcome, Row
+
+MOST_DISAGREEING, MOST_AGREEING = 60, 20
+INPUT_LIMIT, ANSWER_LIMIT = 700, 500
+RIGHT = 0.999  # a score from here on is a right answer; below it scores of texts are shown as numbers
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer and everyone who gave it."""
+
+    text: str
+    labels: list[str]
+    score: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row of the page. `css` holds the classes that the filter above the list works with."""
+
+    place: str
+    input: str
+    earlier_turns: int
+    expected: str
+    said: list[Said]
+    css: str
+    spread: float
+
+
+def split_of(data: ReportInput) -> str:
+    return next((split for split in splits_for_reading(data.comparison) if any(split in s for s in data.outcomes.values())), "validation")
+
+
+def measured_labels(data: ReportInput, split: str) -> list[str]:
+    """Contestants with outcomes on this split, in the order of the table."""
+    return [r["label"] for r in in_order(data.comparison) if done(r) and (data.outcomes.get(r["label"]) or {}).get(split)]  # type: ignore[call-overload]
+
+
+def by_row(data: ReportInput, split: str) -> dict[str, dict[str, Outcome]]:
+    """{row id: {label: outcome}}, rows in the order of the first contestant."""
+    table: dict[str, dict[str, Outcome]] = {}
+    for label in measured_labels(data, split):
+        for outcome in data.outcomes[label][split]:  # type: ignore[index]
+            table.setdefault(outcome.row, {})[label] = outcome
+    return table
+
+
+def sample(data: ReportInput) -> tuple[list[Shown], int, int]:
+    """(rows shown, rows where contestants disagree, rows in all) of the split that may be read."""
+    if not data.shows_rows:
+        return [], 0, 0
+    split, chosen = split_of(data), pick(data.comparison)
+    table = by_row(data, split)
+    shown = [
+        one_row(data.rows[row], answers, chosen["label"] if chosen else None, data.comparison.get("task") == "classify")
+        for row, answers in table.items()
+        if row in data.rows
+    ]
+    disagreeing = sorted((r for r in shown if r.spread > 0), key=lambda r: -r.spread)
+    agreeing = sorted((r for r in shown if r.spread <= 0), key=lambda r: "f-all-wrong" not in r.css)
+    return disagreeing[:MOST_DISAGREEING] + agreeing[:MOST_AGREEING], len(disagreeing), len(shown)
+
+
+def one_row(row: Row, answers: dict[str, Outcome], chosen: str | None, classify: bool) -> Shown:
+    said: dict[str, list[tuple[str, Outcome]]] = {}
+    for label, outcome in answers.items():
+        said.setdefault(outcome.given, []).append((label, outcome))
+    groups = [
+        Said(shortened(text, ANSWER_LIMIT), [label for label, _ in members], members[0][1].score, members[0][1].score >= RIGHT)
+        for text, members in said.items()
+    ]
+    scores = [outcome.score for outcome in answers.values()]
+    expected = next(iter(answers.values())).expected
+    css = ["f-all-wrong"] if max(scores) < 0.5 else []
+    if chosen in answers and answers[chosen].score < 0.5:
+        css.append("f-pick-wrong")
+    spread = disagreement(scores)
+    css.append("f-disagree" if spread > 0 else "f-agree")
+    place = f"{row.place}" + (f" · id {row.key}" if row.key else "")
+    groups.sort(key=lambda g: -g.score)
+    return Shown(place, shortened(row.input_text, INPUT_LIMIT), max(0, len(row.prompt) - 1), shortened(expected, ANSWER_LIMIT), groups, " ".join(css), spread)
+
+
+def disagreement(scores: Sequence[float]) -> float:
+    """Variance of the row's scores: for right and wrong it is largest where half of the contestants are right."""
+    mean = sum(scores) / len(scores)
+    return sum((s - mean) ** 2 for s in scores) / len(scores)
