@@ -1,0 +1,136 @@
+"""Writes docs/spec.md from the models that read a spec, so that the page cannot say anything else. `make docs`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tailorbird import techniques
+from tailorbird.spec import (
+    BaseSpec,
+    Contestant,
+    DataSpec,
+    Limits,
+    ReportSpec,
+    Requirements,
+    Spec,
+    SplitSpec,
+    TaskSpec,
+)
+
+PAGE = Path(__file__).resolve().parent / "spec.md"
+SECTIONS: list[tuple[str, type[BaseModel]]] = [
+    ("base", BaseSpec), ("data", DataSpec), ("task", TaskSpec), ("contestants[]", Contestant),
+    ("requirements", Requirements), ("limits", Limits), ("split", SplitSpec), ("report", ReportSpec),
+]  # fmt: skip
+HEAD = """# The spec
+
+Written from the code by `docs/make_spec.py`; a test compares the two.
+
+A spec is one YAML file (YAML 1.2: `1e-4` is a number, `no` is a string). Two lines are a whole one:
+
+```yaml
+base: smollm2-135m
+data: rows.csv
+```
+
+Everything else has a default, and `tailorbird check SPEC` shows it. Relative paths start at the spec's folder. An
+unknown field stops the run with its line and the nearest known name, all problems at once. A field that is set but
+would have no effect stops it as well: nothing is ignored. On the command line `key=value` overrides a field:
+`tailorbird run demo.yaml requirements.margin=0.02 contestants.lora.rank=8`.
+
+Short forms: `base: NAME`, `data: FILE` or a list of files, `task: KIND`, a contestant as a bare name (`- lora`) or as
+`- {lora: {rank: 8}, label: small}`; several settings of one technique stand side by side under labels.
+"""
+TAIL = """
+## Settings of a technique
+
+Written under `settings:` of a contestant, or in the short form `- {NAME: {…}}`. "by base and rows" means that the
+default depends on the base or on the number of Train rows; `check` shows what it came to.
+"""
+
+
+def type_text(annotation: Any) -> str:
+    """`int | None` -> "int"; Literal -> its values; models by name."""
+    if hasattr(annotation, "__metadata__"):
+        return type_text(annotation.__origin__)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if str(origin) == "typing.Literal":
+        return " \\| ".join(f"`{value}`" for value in arguments)
+    if origin is dict:
+        return f"mapping: {type_text(arguments[0])} → {type_text(arguments[1])}"
+    if origin in (list, tuple):
+        return f"list of {type_text(arguments[0])}"
+    if arguments:
+        return " or ".join(type_text(a) for a in arguments if a is not type(None))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "yes/no (`true`, `false`)"}.get(
+        getattr(annotation, "__name__", ""), "any"
+    )
+
+
+def bounds(metadata: list[Any]) -> str:
+    signs = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+    return ", ".join(
+        f"{sign} {getattr(m, name)}" for m in metadata for kind, (sign, name) in signs.items() if isinstance(m, kind)
+    )
+
+
+def constraints(field: FieldInfo) -> list[Any]:
+    """Bounds of the field and of an Annotated type inside it (`Count | None`)."""
+    found = list(field.metadata)
+    pending = [field.annotation]
+    while pending:
+        annotation = pending.pop()
+        found += getattr(annotation, "__metadata__", ())
+        if get_origin(annotation) not in (list, dict):
+            pending += [a for a in get_args(annotation) if not isinstance(a, str)]
+    flat: list[Any] = []
+    for item in found:
+        flat += item.metadata if isinstance(item, FieldInfo) else [item]
+    return flat
+
+
+def default_text(field: FieldInfo, *, dynamic: bool = False) -> str:
+    if field.is_required():
+        return "by base and rows" if dynamic else "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ({}, [], ()) or isinstance(value, BaseModel):
+        return ""
+    return f"`{value}`"
+
+
+def rows(model: type[BaseModel], *, dynamic: bool = False) -> str:
+    lines = ["| field | type | range | default | meaning |", "|---|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        meaning = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
+        cells = [
+            f"`{name}`", type_text(field.annotation), bounds(constraints(field)),
+            default_text(field, dynamic=dynamic), meaning,
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    parts = [HEAD, "## Top level\n", rows(Spec)]
+    for name, model in SECTIONS:
+        parts += [f"\n## `{name}`\n", f"{(model.__doc__ or '').strip()}\n", rows(model)]
+    parts.append(TAIL)
+    for name in techniques.NAMES:
+        technique = techniques.get(name)
+        parts.append(f"### `{name}`\n\n{technique.citation}.\n".replace("..", "."))
+        parts.append(rows(technique.Settings, dynamic=True) if technique.Settings.model_fields else "No settings.")
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.name} written")
