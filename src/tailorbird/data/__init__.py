@@ -1,0 +1,30 @@
+"""Data in: files to rows, rows to splits, answers that the user brings. No torch, no numpy."""
+
+from tailorbird.data.answers import AnswersFile, inputs_to_answer, read_answers
+from tailorbird.data.facts import DataFacts
+from tailorbird.data.inputs import InputRow, read_inputs
+from tailorbird.data.overlap import check_no_overlap
+from tailorbird.data.reading import Dataset, detect, read, rejected_record
+from tailorbird.data.shapes import Shape
+from tailorbird.data.splitting import SplitFacts, manifest, split
+from tailorbird.data.text import normalize, shingles
+
+__all__ = [
+    "AnswersFile",
+    "DataFacts",
+    "Dataset",
+    "InputRow",
+    "Shape",
+    "SplitFacts",
+    "check_no_overlap",
+    "detect",
+    "inputs_to_answer",
+    "manifest",
+    "normalize",
+    "read",
+    "read_answers",
+    "read_inputs",
+    "rejected_record",
+    "shingles",
+    "split",
+]
