@@ -112,6 +112,11 @@ class Renderer:
             said.append("the base has no chat template: a plain 'User: … / Assistant: …' one is used")
         if self.system_merged:
             said.append("the chat template has no system role: the system text is put before the first user message")
+        if not self._goes_on:
+            said.append(
+                "the chat template's generation prompt is not how it begins an answer: "
+                "only the last answer of a conversation can be supervised"
+            )
         if self.uses_date:
             said.append("the chat template asks for today's date: it gets the fixed date 26 July 2024")
         return said
@@ -138,6 +143,8 @@ class Renderer:
         if len(messages) != len(supervised):
             raise ValueError(f"{len(messages)} messages, {len(supervised)} flags")
         marked, neutralized = self._mark(messages)
+        if not self._goes_on and any(supervised):
+            return self._last_only(marked, supervised, neutralized)
         full = self._text(marked, generation=False)
         shift = len(messages) - len(marked)  # a merged system message is gone from the front
         ids: list[int] = []
@@ -223,6 +230,18 @@ class Renderer:
         text = f"{self._turn.before}{self._turn.written(marked)}{self._turn.after}"
         return [*self.tokens.encode_marked(text, goes_on=True), self.end_ids[0]]
 
+    def _last_only(self, marked: list[Message], supervised: Sequence[bool], neutralized: int) -> Rendered:
+        """A row for a template whose answers do not begin as its generation prompt does: what is served is trained."""
+        if any(supervised[:-1]) or marked[-1].role is not Role.ASSISTANT:
+            raise RenderError(
+                "the chat template writes earlier answers differently from how they are generated",
+                where=self.where,
+                remedy="supervise the last answer only, or use another template",
+            )
+        context = self.tokens.encode_marked(self._text(marked[:-1], generation=True))
+        target = self._answer(marked[-1].content)
+        return Rendered(context + target, [False] * len(context) + [True] * len(target), neutralized)
+
     def _between(self, text: str, *, first: bool) -> list[int]:
         """Ids of what stands between a supervised answer and the next; read behind the end token, as it will stand."""
         if first:
@@ -262,15 +281,11 @@ class Renderer:
         user = Message(Role.USER, _PROBE)
         head = self._text([user], generation=True)
         full = self._text([user, Message(Role.ASSISTANT, f" \n{_PROBE} \n")], generation=False)
-        if not full.startswith(head):
-            raise RenderError(
-                "the chat template writes the assistant's turn differently from its own generation prompt",
-                where=self.where,
-                remedy="use a template whose generation prompt is the beginning of an assistant turn",
-            )
-        before, _, behind = full[len(head) :].partition(_PROBE)
-        strips = (not before.endswith(" \n"), not behind.startswith(" \n"))
-        before, behind = before.removesuffix(" \n"), behind.removeprefix(" \n")
+        self._goes_on = full.startswith(head)
+        opening, _, behind = full.rpartition(_PROBE)
+        strips = (not opening.endswith(" \n"), not behind.startswith(" \n"))
+        before = opening.removesuffix(" \n")[len(head) :] if self._goes_on else ""
+        behind = behind.removeprefix(" \n")
         after, end = self._first_control(behind)
         self._end_written = end is not None
         if end is None:

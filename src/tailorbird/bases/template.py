@@ -197,9 +197,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        for kind in (nodes.For, nodes.Macro, nodes.CallBlock):
-            for loop in tree.find_all(kind):
-                loop.body.insert(0, nodes.ExprStmt(_meter("tick", []), lineno=loop.lineno))
+        bodies: list[nodes.For | nodes.Macro | nodes.CallBlock] = [
+            *tree.find_all(nodes.For), *tree.find_all(nodes.Macro), *tree.find_all(nodes.CallBlock)
+        ]  # fmt: skip
+        for node in bodies:
+            node.body.insert(0, nodes.ExprStmt(_meter("tick", []), lineno=node.lineno))
         _replace_concat(tree)
         return tree
 
