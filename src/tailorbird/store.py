@@ -34,6 +34,10 @@ from tailorbird.errors import ArtifactError, DataError, ResourceError
 _passes: Counter[str] = Counter()
 
 
+class DiskError(ResourceError):
+    """The disk is full or may not be written: no part of a run can go on."""
+
+
 def fault(point: str) -> None:
     """A place where tests may kill the process or fill the disk; nothing without TAILORBIRD_FAULT."""
     asked = os.environ.get("TAILORBIRD_FAULT")
@@ -125,9 +129,9 @@ def disk(path: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             remedy = "free some space, then give the same command again: it goes on from the last finished step"
-            raise ResourceError("the disk is full", where=str(path), remedy=remedy) from error
+            raise DiskError("the disk is full", where=str(path), remedy=remedy) from error
         if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-            raise ResourceError(
+            raise DiskError(
                 f"cannot be written ({error.strerror})", where=str(path), remedy="choose a folder you may write to"
             ) from error
         raise

@@ -1,0 +1,89 @@
+"""What a run was made from, by content: so that going on with other data, another base or other versions is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird import store
+from tailorbird.errors import DataError, SpecError
+from tailorbird.spec import Spec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`data`: path as written -> hash; `contestants`: label -> hash of the file or folder it brings along."""
+
+    spec: str
+    data: dict[str, str]
+    base: str
+    versions: dict[str, str]
+    contestants: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Inputs:
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__})
+
+
+def inputs_of(spec: Spec) -> Inputs:
+    """Hashes what the spec names; parses no row and loads nothing. SpecError or DataError for what is not there."""
+    from tailorbird.bases.catalog import resolve
+    from tailorbird.bases.fingerprint import fingerprint
+    from tailorbird.bases.machine import versions
+    from tailorbird.data.files import resolve as resolve_files
+
+    named = [*spec.data.examples, *(p for p in (spec.data.test, spec.data.validation) if p)]
+    data = {file.shown: store.sha256_file(file.path) for file in resolve_files(named, spec.folder).files}
+    if spec.data.retention not in ("full", "fast"):
+        path = spec.path(spec.data.retention)
+        if not path.is_file():
+            raise DataError(
+                "no such file", where=f"data.retention: {path}", remedy="`full`, `fast`, or a file of texts"
+            )
+        data[f"retention: {spec.data.retention}"] = store.sha256_file(path)
+    return Inputs(
+        spec=store.sha256_json(spec.document()),
+        data=data,
+        base=fingerprint(resolve(spec.base.name, root=spec.folder)),
+        versions=versions(),
+        contestants={c.label: brought for c in spec.contestants or () if (brought := _brought(spec, c))},
+    )
+
+
+def _brought(spec: Spec, contestant: Any) -> str | None:
+    """Content of an imported contestant's file or folder. A command's program cannot be seen: its line is in the spec."""
+    named = contestant.answers or contestant.adapter
+    if named is None:
+        return None
+    path: Path = spec.path(named)
+    if not path.exists():
+        where = f"contestant {contestant.label}: {path}"
+        raise SpecError("no such file or folder", where=where, remedy="relative paths start at the spec's folder")
+    if path.is_file():
+        return store.sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return "sha256:" + store.sha256_json([[str(p.relative_to(path).as_posix()), store.sha256_file(p)] for p in files])
+
+
+def differences(before: Inputs, now: Inputs) -> list[str]:
+    """What is not as it was, one line each; the spec itself and contestants may change freely."""
+    lines = []
+    for path in sorted(before.data.keys() | now.data.keys()):
+        if path not in now.data:
+            lines.append(f"data: {path} is gone")
+        elif path not in before.data:
+            lines.append(f"data: {path} is new")
+        elif before.data[path] != now.data[path]:
+            lines.append(f"data: {path} has other content")
+    if before.base != now.base:
+        lines.append(f"base: was {before.base[:19]}…, is {now.base[:19]}…")
+    for name in sorted(before.versions.keys() | now.versions.keys()):
+        old, new = before.versions.get(name, "none"), now.versions.get(name, "none")
+        if old != new:
+            lines.append(f"version of {name}: was {old}, is {new}")
+    return lines

@@ -1,0 +1,53 @@
+"""The machine a plan is made for: device, threads, and the probe's speeds, taken once per machine and versions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tailorbird import store
+from tailorbird.errors import TailorbirdError
+from tailorbird.spec import Spec
+from tailorbird.types import Machine
+
+PROBE_REVISION = 1
+
+
+def machine_for(spec: Spec, *, torch: bool) -> Machine:
+    """The machine as the spec wants to use it. Without `torch` no accelerator is asked about and no probe is run."""
+    from tailorbird.bases import machine as machines
+
+    ask = torch and (spec.device not in ("auto", "cpu") or (spec.device == "auto" and machines.accelerator_possible()))
+    found = machines.machine(spec.device, device_facts=machines.torch_device if ask else None)
+    if spec.limits.threads:
+        found = replace(found, threads=spec.limits.threads)
+    gflops = known_speeds(found)
+    if not gflops and torch:
+        gflops = probed(found)
+    return replace(found, gflops=gflops)
+
+
+def known_speeds(machine: Machine) -> dict[str, float]:
+    """GFLOP/s by dtype that an earlier probe of this machine found; empty when none ran."""
+    path = _path(machine)
+    if not path.is_file():
+        return {}
+    try:
+        value = store.read_json(path)
+    except TailorbirdError:  # a damaged cache is a cache miss
+        return {}
+    return {name: float(speed) for name, speed in value["gflops"].items()}
+
+
+def probed(machine: Machine) -> dict[str, float]:
+    """Runs the probe (a second) and keeps what it found."""
+    from tailorbird.engine.probe import probe
+
+    speeds = probe(machine.device, machine.threads)
+    store.write_json(_path(machine), {"gflops": speeds, "processor": machine.processor, "threads": machine.threads})
+    return speeds
+
+
+def _path(machine: Machine) -> store.Path:
+    versions = machine.versions.get("torch")
+    name = store.key(PROBE_REVISION, machine.processor, machine.device, machine.device_name, machine.threads, versions)
+    return store.home() / "probes" / f"{name}.json"

@@ -1,0 +1,185 @@
+"""From a spec to rows, splits, task, base and facts: what `check` shows and `run` works on. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.errors import SpecError
+from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, reading
+from tailorbird.spec import Spec, did_you_mean
+from tailorbird.types import BaseFacts, Row, Splits
+
+if TYPE_CHECKING:
+    from tailorbird.bases.renderer import Renderer
+    from tailorbird.data import Dataset
+    from tailorbird.tasks import Task
+
+WRITTEN_CHARACTERS = 60  # answers longer than this, in the median, are written texts rather than short answers
+ROOM = 64  # tokens that template and instruction may take before a row is rendered to see whether it fits
+RENDERED_ROWS = 3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that is known before anything is computed."""
+
+    spec: Spec
+    base: BaseFacts
+    renderer: Renderer
+    dataset: Dataset
+    given: dict[str, Dataset]
+    task: Task
+    splits: Splits
+    split_facts: dict[str, Any]
+    lengths: Lengths
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        s = self.splits
+        return {"train": len(s.train), "tuning": len(s.tuning), "validation": len(s.validation), "test": len(s.test)}
+
+    @property
+    def base_folder(self) -> Path:
+        return Path(self.base.folder)
+
+    @property
+    def data_facts(self) -> dict[str, Any]:
+        facts = self.dataset.facts.as_dict()
+        return facts | {name: data.facts.as_dict() for name, data in self.given.items()}
+
+    def facts(self, *, torch: bool) -> Facts:
+        """What the plan needs. With `torch` the device is looked at and the probe is run where it never was."""
+        from tailorbird.running.machine import machine_for
+
+        return Facts(self.task, self.sizes, self.lengths, self.base, machine_for(self.spec, torch=torch))
+
+    def rendered(self, count: int = RENDERED_ROWS) -> list[list[tuple[str, bool]]]:
+        """Some rows as the model meets them: (token text, supervised)."""
+        return [render(self.renderer, self.task, row) for row in self.splits.train[:count]]
+
+
+def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
+    """Reads data and base. `say` gets a line before each thing that may take a moment."""
+    from tailorbird import data
+    from tailorbird.bases.catalog import resolve
+    from tailorbird.bases.facts import base_facts
+    from tailorbird.bases.renderer import Renderer
+
+    how = reading(spec)
+    folder = resolve(spec.base.name, root=spec.folder)
+    say("looking at the base (its weights are hashed the first time)")
+    base, renderer = base_facts(folder), Renderer.from_folder(folder)
+    say(f"reading {', '.join(how.examples)}")
+    check = _row_check(spec, renderer, base.context)
+    dataset = _read(spec, how, list(how.examples), check)
+    given = {
+        name: _read(spec, how, [path], check)
+        for name, path in (("test", how.test), ("validation", how.validation))
+        if path is not None
+    }
+    kind = spec.task.kind or _kind(dataset.rows)
+    rows = {"all": labelled(kind, dataset.rows), **{n: labelled(kind, d.rows) for n, d in given.items()}}
+    task = _task(spec, kind, [row for part in rows.values() for row in part])
+    say("splitting")
+    splits, facts = data.split(
+        rows["all"],
+        seed=how.seed,
+        sizes=dict(how.sizes),
+        given_test=rows.get("test"),
+        given_validation=rows.get("validation"),
+        overlap=how.overlap,
+        stratify=kind == "classify",
+    )
+    lengths = measure_lengths(renderer, task, list(dataset.rows))
+    return Material(spec, base, renderer, dataset, given, task, splits, facts.as_dict(), lengths)
+
+
+def render(renderer: Renderer, task: Task, row: Row) -> list[tuple[str, bool]]:
+    """One row as it is trained on: token texts and whether each is supervised."""
+    from tailorbird.types import Message, Role
+
+    said = task.labels.get(row.label or "", row.answer) if task.labels else row.answer
+    turns = [*row.prompt, Message(Role.ASSISTANT, said)]
+    supervised = list(row.supervised)
+    if task.instruction and not any(m.role is Role.SYSTEM for m in turns):
+        turns, supervised = [Message(Role.SYSTEM, task.instruction), *turns], [False, *supervised]
+    rendered = renderer.row(tuple(turns), supervised)
+    return list(zip(renderer.token_text(rendered.ids), rendered.supervised, strict=True))
+
+
+def labelled(kind: str, rows: tuple[Row, ...]) -> list[Row]:
+    """Rows of a classify task with their label: the label column, else the answer as it stands."""
+    if kind != "classify":
+        return list(rows)
+    return [row if row.label is not None else replace(row, label=row.answer) for row in rows]
+
+
+def _kind(rows: tuple[Row, ...]) -> str:
+    """What is asked, by the data alone: labels, short answers, or texts."""
+    if rows and all(row.label is not None for row in rows):
+        return "classify"
+    return "write" if rows and median(len(row.answer) for row in rows) > WRITTEN_CHARACTERS else "answer"
+
+
+def _task(spec: Spec, kind: str, rows: list[Row]) -> Task:
+    from tailorbird import tasks
+
+    asked = spec.task
+    labels = tasks.labels_in(rows, asked.labels) if kind == "classify" else {}
+    try:
+        return tasks.build(
+            kind,
+            instruction=asked.instruction,
+            labels=labels,
+            max_new_tokens=None if kind == "classify" else asked.max_new_tokens,
+            metric=asked.metric,
+        )
+    except SpecError as error:
+        place = error.where or "task"
+        line = spec.line(place.split("."))
+        where = f"{spec.source}:{line}" if spec.source and line else place
+        raise SpecError(f"{place}: {error.what}", where=where, remedy=error.remedy) from None
+
+
+def _read(spec: Spec, how: Reading, paths: list[str], check: Any) -> Dataset:
+    from tailorbird import data
+
+    return data.read(
+        paths,
+        root=spec.folder,
+        shape=how.shape,
+        columns=dict(how.columns) or None,
+        group=how.group,
+        slices=how.slices,
+        max_bad_share=how.max_bad_share,
+        check_row=check,
+    )
+
+
+def _row_check(spec: Spec, renderer: Renderer, context: int) -> Callable[[Row], tuple[str, str, str] | None]:
+    """What only base and task can say of a row: too long for the context, a label that was not declared."""
+    declared = spec.task.labels
+    instruction = spec.task.instruction or ""
+
+    def check(row: Row) -> tuple[str, str, str] | None:
+        if declared and (label := row.label if row.label is not None else row.answer) not in declared:
+            near = did_you_mean(label, list(declared)[:12])
+            return "label", "D35", f"{label!r} is not among task.labels; {near}"
+        size = sum(len(m.content.encode("utf-8", "replace")) for m in row.messages) + len(instruction.encode()) + ROOM
+        if size + 16 * len(row.messages) <= context:  # a token is a byte at least
+            return None
+        answer = len(renderer.answer(row.answer))
+        if answer > context:
+            return "answer", "D29", f"the answer alone has {answer} tokens, the base's context is {context}"
+        tokens = len(renderer.prompt(row.prompt)) + answer + len(instruction) // 3
+        if tokens > context:
+            return "prompt", "D28", f"question and answer have {tokens} tokens, the base's context is {context}"
+        return None
+
+    return check

@@ -1,0 +1,218 @@
+"""The steps of a run, in order.
+
+    read data and base -> plan -> references and what the user has -> zero_shot -> rehearsals -> the other techniques
+    -> recommend and seal on Validation -> open Test once -> comparison.json, suspects.csv, report.html
+
+A run that was killed, or stopped, goes on with the same command: every unit of work is a store step.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird import store
+from tailorbird.errors import Interrupted, TailorbirdError
+from tailorbird.events import Events
+from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
+from tailorbird.plan.making import need_a_contestant
+from tailorbird.running import sealing, steps, writing
+from tailorbird.running.folder import RunFolder, choose
+from tailorbird.running.inputs import Inputs, inputs_of
+from tailorbird.running.material import Material, read_material
+from tailorbird.running.workshop import Work, Workshop
+from tailorbird.spec import Spec
+from tailorbird.types import JSON
+
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended. `exit_code` as in interfaces: 0 whatever the verdict, else the failures' own, or 8."""
+
+    folder: Path
+    comparison: JSON
+    exit_code: int
+    failures: dict[str, int]
+    again: bool = False
+
+
+def run_spec(
+    spec: Spec,
+    *,
+    runs: Path = Path("runs"),
+    fork: bool = False,
+    events: Events | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Finished:
+    """Does what the spec says, or goes on where it stopped, or returns at once what is finished already."""
+    events = events or Events()
+    begun = time.perf_counter()
+    inputs = inputs_of(spec)
+    folder = choose(runs, spec.run_name, inputs, fork=fork)
+    if finished := folder.finished(inputs):
+        comparison = store.read_json(folder.comparison)
+        return Finished(folder.path, comparison, finished["exit_code"], finished["exit_codes"], again=True)
+    with store.RunLock(folder.path):
+        events.emit("stage_started", label=None, stage="read data", total=0)
+        material = read_material(spec, lambda text: events.emit("note", text=text))
+        events.emit("stage_finished", label=None, stage="read data", seconds=time.perf_counter() - begun)
+        plan = decide(spec, material, folder, inputs)
+        shop = Workshop(plan, material, inputs, folder, events, stop)
+        announce(shop)
+        try:
+            finished_run = work_through(shop)
+        except Interrupted as error:
+            raise Interrupted("stopped; nothing is lost", where=str(folder.path), remedy=error.remedy) from error
+    verdict = finished_run.comparison.get("recommendation") or {}
+    events.emit(
+        "run_finished",
+        verdict=verdict.get("verdict"),
+        reason=verdict.get("reason"),
+        folder=str(folder.path),
+        seconds=time.perf_counter() - begun,
+    )
+    return finished_run
+
+
+def decide(spec: Spec, material: Material, folder: RunFolder, inputs: Inputs) -> Plan:
+    """The plan: the one that is kept when nothing changed, else a new one that keeps what the probe once said."""
+    path = folder.path / "plan.json"
+    before = folder.inputs()
+    if path.is_file() and before == inputs:
+        plan = Plan.from_dict(store.read_json(path))
+    else:
+        facts = material.facts(torch=True)
+        if path.is_file():
+            facts = _kept_probe(facts, Plan.from_dict(store.read_json(path)))
+        plan = make_plan(spec, facts)
+    refuse_too_long(plan)
+    need_a_contestant(plan)
+    check_answers(plan, material)
+    folder.begin(inputs, spec.text)
+    store.write_json(path, plan.as_dict())
+    writing.write_data(folder, material)
+    return plan
+
+
+def _kept_probe(facts: Facts, before: Plan) -> Facts:
+    """The speeds that an earlier plan of this run was made with: a clock is asked once."""
+    from dataclasses import replace
+
+    same = (facts.machine.device, facts.machine.threads) == (before.device, before.threads)
+    return replace(facts, machine=replace(facts.machine, gflops=before.gflops)) if same else facts
+
+
+def check_answers(plan: Plan, material: Material) -> None:
+    """DataError before anything is computed when a file of answers lacks a Validation or Test row."""
+    from tailorbird.answerers.answers_file import AnswersFile
+
+    for entrant in plan.planned:
+        if "answers" in entrant.source:
+            rows = (*material.splits.validation, *material.splits.test)
+            answers = AnswersFile(material.spec.path(entrant.source["answers"]))
+            answers.check(material.task.request(row) for row in rows)
+
+
+def announce(shop: Workshop) -> None:
+    plan = shop.plan
+    shop.events.emit(
+        "run_started",
+        name=plan.name,
+        contestants=[e.label for e in plan.entrants],
+        folder=str(shop.folder.path),
+        metric=plan.task["metric"],
+        expected={e.label: e.seconds for e in plan.planned},
+    )
+    for note in (*plan.notes, *shop.material.renderer.notes):
+        shop.events.emit("note", text=note)
+
+
+def work_through(shop: Workshop) -> Finished:
+    works = [Work(entrant, state=entrant.state, note=entrant.note) for entrant in shop.plan.entrants]
+    for work in works:
+        if work.state == "skipped":
+            shop.events.emit("contestant", label=work.label, state="skipped", note=work.note)
+    outside = [w for w in works if w.entrant.kind != "technique"]
+    bare = [w for w in works if w.entrant.technique == "zero_shot"]
+    others = [w for w in works if w not in outside and w not in bare]
+    others.sort(key=lambda w: w.entrant.trained)  # prompts first, then what is trained; each in spec order
+
+    for work in (*outside, *bare):
+        attempt(shop, work, validate)
+    for work in others:
+        attempt(shop, work, steps.rehearse)
+    for work in others:
+        attempt(shop, work, validate)
+    for work in works:
+        if work.alive:
+            work.state = "done"
+    seal = sealing.seal(shop, works)
+    if seal.opens_test:
+        sealing.open_test(shop, works, seal)
+        for work in works:
+            attempt(shop, work, test)
+    return conclude(shop, works, seal)
+
+
+def validate(shop: Workshop, work: Work) -> None:
+    """Makes a contestant and measures it on Validation: score, latency, forgetting."""
+    if work.entrant.kind == "technique":
+        steps.customize(shop, work)
+    with shop.opened(work) as get:
+        work.measurements["validation"] = steps.measured(shop, work, "validation", get)
+        steps.latency(shop, work, get)
+        steps.forgetting(shop, work, get)
+    _uncalibrated(shop, work, "validation")
+    shop.events.emit("contestant", label=work.label, state="done", note=None)
+
+
+def test(shop: Workshop, work: Work) -> None:
+    """Measures on Test, which `sealing.open_test` has opened."""
+    with shop.opened(work) as get:
+        work.measurements["test"] = steps.measured(shop, work, "test", get)
+    _uncalibrated(shop, work, "test")
+
+
+def _uncalibrated(shop: Workshop, work: Work, split: str) -> None:
+    """zero_shot once more without its calibration: the base as it is, which `versus_base` is against."""
+    if work.entrant.technique == "zero_shot" and work.made.get("calibrated"):
+        with shop.opened(work, calibrated=False) as get:
+            work.uncalibrated[split] = steps.measured(shop, work, split, get, calibrated=False)
+
+
+def attempt(shop: Workshop, work: Work, step: Callable[[Workshop, Work], None]) -> None:
+    """One contestant's step. A failure makes its row `failed`, with the traceback in the step's folder; others go on."""
+    if not work.alive:
+        return
+    try:
+        step(shop, work)
+    except (Interrupted, store.DiskError):
+        raise
+    except Exception as error:
+        work.state, work.exit_code = "failed", getattr(error, "exit_code", 1)
+        place = shop.folder.path / "steps" / (work.keys.get("customize") or f"failed-{work.label}") / "error.txt"
+        store.write_text(place, "".join(traceback.format_exception(error)))
+        shown = str(error) if isinstance(error, TailorbirdError) else f"{type(error).__name__}: {error}"
+        work.note = f"{' '.join(shown.split())} ({place.relative_to(shop.folder.path).as_posix()})"
+        shop.events.emit("contestant", label=work.label, state="failed", note=work.note)
+
+
+def conclude(shop: Workshop, works: Sequence[Work], seal: sealing.Seal) -> Finished:
+    """Writes what is handed out and marks the run finished."""
+    with shop.stage(None, "report"):
+        comparison = writing.write_all(shop, works, seal)
+    failures = {w.label: w.exit_code for w in works if w.state == "failed"}
+    exit_code = int(seal.recommendation.exit_code)
+    shop.folder.finish(shop.inputs, failures, exit_code)
+    return Finished(shop.folder.path, comparison, exit_code, failures)
+
+
+def effective(plan: Plan) -> dict[str, Any]:
+    """Label -> settings as they will be used, for showing."""
+    return {e.label: dict(e.effective) for e in plan.entrants}
