@@ -13,6 +13,7 @@ MARKDOWN = set("\\`*_[]#!|<>~&@$")
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 # A row's text shorter than this is matched only as a whole: "yes" inside a sentence betrays no row.
 SHORTEST_QUOTE = 12
+RUN = 5  # words
 LONGEST_UNKNOWN = 120
 
 
@@ -37,36 +38,42 @@ class Veil:
 
     def __init__(self, rows: Iterable[Row], *, active: bool) -> None:
         self.active = active
-        texts = (
-            {
-                part
-                for row in rows
-                for message in row.messages
-                for part in (message.content, " ".join(message.content.split()))
-            }
-            if active
-            else set()
-        )
-        labels = {row.label for row in rows if row.label} if active else set()
-        self.whole = texts - labels
-        self.quotes = sorted((t for t in self.whole if len(t) >= SHORTEST_QUOTE), key=len, reverse=True)
+        self.texts: set[str] = set()
+        self.runs: set[tuple[str, ...]] = set()
+        if not active:
+            return
+        rows = list(rows)
+        labels = {folded(row.label) for row in rows if row.label}
+        for row in rows:
+            for message in row.messages:
+                text = folded(message.content)
+                if text and text not in labels:
+                    self.texts.add(text)
+                    self.runs.update(runs(text))
+        self.short = sorted(t for t in self.texts if SHORTEST_QUOTE <= len(t) and len(t.split()) < RUN)
 
     def __call__(self, value: Any) -> Any:
-        """The same value with every string that repeats a row's text, or is long enough to, replaced."""
+        """The same value with every string that repeats a row's text, or a run of its words, replaced."""
         if not self.active:
             return value
         if isinstance(value, str):
-            return self._text(value)
+            return HIDDEN if self.betrays(value) else value
         if isinstance(value, Mapping):
             return {self(key): self(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self(item) for item in value]
         return value
 
-    def _text(self, value: str) -> str:
-        if value in self.whole or " ".join(value.split()) in self.whole:
-            return HIDDEN
-        for quote in self.quotes:
-            if quote in value:
-                value = value.replace(quote, HIDDEN)
-        return value
+    def betrays(self, value: str) -> bool:
+        text = folded(value)
+        return text in self.texts or not self.runs.isdisjoint(runs(text)) or any(quote in text for quote in self.short)
+
+
+def folded(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
+
+
+def runs(text: str) -> Iterable[tuple[str, ...]]:
+    """All runs of `RUN` words: a quotation that was cut still shares one."""
+    words = text.split()
+    return [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]

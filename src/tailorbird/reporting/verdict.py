@@ -56,7 +56,9 @@ def why(comparison: JSON) -> list[str]:
     lines = [capital(sentence(reason), comparison)] if reason else []
     if row := pick(comparison):
         lines.append(f"{printable(row['label'])}: {what(row)}.")
-    return lines + missed(comparison) + [sentence(text) for text in comparison.get("verdicts", [])]
+    return (
+        lines + standing(comparison) + missed(comparison) + [sentence(text) for text in comparison.get("verdicts", [])]
+    )
 
 
 def capital(text: str, comparison: JSON) -> str:
@@ -81,6 +83,50 @@ def missed(comparison: JSON) -> list[str]:
             )
             lines.append(f"{printable(row['label'])} does not meet: {wanted}.")
     return lines
+
+
+def standing(comparison: JSON) -> list[str]:
+    """Where the others stand to the best technique on Validation, by the rule of the verdict: as good, worse, or open."""
+    best, allowed = best_technique(comparison), margin(comparison)
+    if best is None:
+        return []
+    close, worse, unclear, beaten = [], [], [], []
+    for row in in_order(comparison):
+        found = (row.get("versus_best") or {}).get("validation") or {}
+        if (
+            row["label"] == best["label"]
+            or not done(row)
+            or not all(numbers.is_number(found.get(k)) for k in ("low", "high"))
+        ):
+            continue
+        if row.get("kind") != "technique":
+            if found["high"] < 0:
+                beaten.append(row)
+        elif found["low"] > -allowed:
+            close.append(row)
+        elif found["high"] < -allowed:
+            worse.append(row)
+        else:
+            unclear.append(row)
+    top = printable(best["label"])
+    told = [
+        (beaten, f"{top} is shown to be better than"),
+        (close, f"Shown to be as good as {top} within the margin:"),
+        (unclear, f"Neither shown to be as good as {top} nor to be worse:"),
+        (worse, f"Worse than {top} by more than the margin:"),
+    ]
+    return [f"{text} {joined([printable(row['label']) for row in rows])}." for rows, text in told if rows]
+
+
+def lead(comparison: JSON) -> str:
+    """The reason without the verdict's words at its start, for places that say the verdict above it."""
+    recommendation = comparison.get("recommendation") or {}
+    reason = printable(recommendation.get("reason") or "").strip()
+    for label in (recommendation.get("label"), recommendation.get("kept")):
+        for start in (f"use {label}: ", f"keep {label}: ") if label else ():
+            if reason.lower().startswith(start.lower()):
+                reason = reason[len(start) :]
+    return capital(sentence(reason), comparison) if reason else ""
 
 
 def sentence(text: str) -> str:
@@ -198,24 +244,23 @@ def costs(comparison: JSON) -> list[str]:
 
 
 def compared_cost(comparison: JSON, row: JSON) -> list[str]:
-    """How much smaller or larger than the next best technique, when that is worth a sentence."""
-    others = [
-        r
-        for r in in_order(comparison)
-        if r.get("kind") == "technique"
-        and done(r)
-        and r["label"] != row["label"]
-        and numbers.is_number((r.get("cost") or {}).get("deployed_bytes"))
-    ]
-    mine = (row.get("cost") or {}).get("deployed_bytes")
-    if not others or not numbers.is_number(mine):
+    """How much smaller or larger than the next best trained technique, when that is worth a sentence."""
+    others = [r for r in in_order(comparison) if done(r) and r["label"] != row["label"] and trained(r)]
+    if not others or not trained(row):
         return []
-    theirs, label, other = others[0]["cost"]["deployed_bytes"], printable(row["label"]), printable(others[0]["label"])
+    mine, theirs = row["cost"]["deployed_bytes"], others[0]["cost"]["deployed_bytes"]
+    label, other = printable(row["label"]), printable(others[0]["label"])
     if smaller := numbers.ratio(theirs, mine):
         return [f"{label} is {smaller} smaller to deploy than {other}."]
     if larger := numbers.ratio(mine, theirs):
         return [f"{label} is {larger} larger to deploy than {other}."]
     return []
+
+
+def trained(row: JSON) -> bool:
+    cost = row.get("cost") or {}
+    parameters = cost.get("trainable_parameters")
+    return numbers.is_number(parameters) and parameters > 0 and numbers.is_number(cost.get("deployed_bytes"))
 
 
 def forgetting(comparison: JSON) -> list[str]:
@@ -291,7 +336,8 @@ def verdict(
     lines = [headline(comparison)]
     for name, told in parts:
         for index, line in enumerate(told):
-            lines += wrapped(f"{name if index == 0 else '':<12}{line}", width)
+            head = f"{name}: " if width is None and index == 0 else "" if width is None else f"{name if index == 0 else '':<12}"
+            lines += wrapped(f"{head}{line}", width)
     if commands:
         pairs = next_commands(comparison, folder, spec_path)
         width = max(len(command) for command, _ in pairs)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from tailorbird.reporting.contestants import done, in_order, pick, splits_for_reading
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.text import shortened
-from tailorbird.types import Outcome, Row
+from tailorbird.types import Outcome, Role, Row
 
-MOST_DISAGREEING, MOST_AGREEING = 60, 20
+MOST_DISAGREEING, MOST_AGREEING = 48, 16
 INPUT_LIMIT, ANSWER_LIMIT = 700, 500
 RIGHT = 0.999  # a score from here on is a right answer; below it scores of texts are shown as numbers
 
@@ -39,12 +39,17 @@ class Shown:
 
 
 def split_of(data: ReportInput) -> str:
-    return next((split for split in splits_for_reading(data.comparison) if any(split in s for s in data.outcomes.values())), "validation")
+    return next(
+        (split for split in splits_for_reading(data.comparison) if any(split in s for s in data.outcomes.values())),
+        "validation",
+    )
 
 
 def measured_labels(data: ReportInput, split: str) -> list[str]:
     """Contestants with outcomes on this split, in the order of the table."""
-    return [r["label"] for r in in_order(data.comparison) if done(r) and (data.outcomes.get(r["label"]) or {}).get(split)]  # type: ignore[call-overload]
+    return [
+        r["label"] for r in in_order(data.comparison) if done(r) and (data.outcomes.get(r["label"]) or {}).get(split)
+    ]  # type: ignore[call-overload]
 
 
 def by_row(data: ReportInput, split: str) -> dict[str, dict[str, Outcome]]:
@@ -77,10 +82,16 @@ def one_row(row: Row, answers: dict[str, Outcome], chosen: str | None, classify:
     for label, outcome in answers.items():
         said.setdefault(outcome.given, []).append((label, outcome))
     groups = [
-        Said(shortened(text, ANSWER_LIMIT), [label for label, _ in members], members[0][1].score, members[0][1].score >= RIGHT)
+        Said(
+            shortened(text, ANSWER_LIMIT),
+            [label for label, _ in members],
+            members[0][1].score,
+            members[0][1].score >= RIGHT,
+        )
         for text, members in said.items()
     ]
-    scores = [outcome.score for outcome in answers.values()]
+    # `majority` says the same to every row: that it differs is no disagreement worth reading.
+    scores = [outcome.score for label, outcome in answers.items() if label != "majority"] or [0.0]
     expected = next(iter(answers.values())).expected
     css = ["f-all-wrong"] if max(scores) < 0.5 else []
     if chosen in answers and answers[chosen].score < 0.5:
@@ -89,7 +100,15 @@ def one_row(row: Row, answers: dict[str, Outcome], chosen: str | None, classify:
     css.append("f-disagree" if spread > 0 else "f-agree")
     place = f"{row.place}" + (f" · id {row.key}" if row.key else "")
     groups.sort(key=lambda g: -g.score)
-    return Shown(place, shortened(row.input_text, INPUT_LIMIT), max(0, len(row.prompt) - 1), shortened(expected, ANSWER_LIMIT), groups, " ".join(css), spread)
+    return Shown(
+        place,
+        shortened(row.input_text, INPUT_LIMIT),
+        max(0, sum(message.role is not Role.SYSTEM for message in row.prompt) - 1),
+        shortened(expected, ANSWER_LIMIT),
+        groups,
+        " ".join(css),
+        spread,
+    )
 
 
 def disagreement(scores: Sequence[float]) -> float:

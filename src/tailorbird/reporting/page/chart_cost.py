@@ -43,7 +43,6 @@ class Cost:
     cost_tick: Callable[[float], str]
     score_tick: Callable[[float], str]
     good_from: float | None = None
-    good_name: str = ""
 
 
 def chart(cost: Cost) -> Markup:
@@ -72,7 +71,6 @@ def draw(cost: Cost, width: float, css: str) -> Picture:
     picture.text((left + right) / 2, height - 6, fitted(cost.unit, right - left), "tick", "middle")
     if cost.good_from is not None:
         picture.line(left, y(cost.good_from), right, y(cost.good_from), "guide")
-        picture.text(right, y(cost.good_from) + 14, cost.good_name, "tick", "end")
     for point in cost.points:
         px = x(point.cost)
         for v in (point.low, point.high):
@@ -80,7 +78,9 @@ def draw(cost: Cost, width: float, css: str) -> Picture:
         picture.line(px, y(point.low), px, y(point.high), f"whisker {point.kind}")
     for point in cost.points:
         picture.mark(x(point.cost), y(point.score), point.kind, "big" if point.chosen else "", 7 if point.chosen else 5)
-    for point, (tx, ty, anchor) in zip(cost.points, places(cost.points, x, y, left, right, bottom), strict=True):
+    guides = [cost.good_from] if cost.good_from is not None else []
+    placed = places(cost.points, guides, x, y, left, right, bottom)
+    for point, (tx, ty, anchor) in zip(cost.points, placed, strict=True):
         picture.text(tx, ty, fitted(point.label, 130), "name strong halo" if point.chosen else "name halo", anchor)
     return picture
 
@@ -89,10 +89,13 @@ Box = tuple[float, float, float, float]
 
 
 def places(
-    points: Sequence[Point], x: Callable[[float], float], y: Callable[[float], float], left: float, right: float, bottom: float
-) -> list[tuple[float, float, str]]:
+    points: Sequence[Point], guides: Sequence[float], x: Callable[[float], float], y: Callable[[float], float],
+    left: float, right: float, bottom: float,
+) -> list[tuple[float, float, str]]:  # fmt: skip
     """Where each name goes: beside its point, moved up or down in small steps until it covers no other name or mark."""
     taken: list[Box] = [(x(p.cost) - 7, y(p.score) - 7, x(p.cost) + 7, y(p.score) + 7) for p in points]
+    taken += [(x(p.cost) - 3, y(p.high), x(p.cost) + 3, y(p.low)) for p in points]
+    taken += [(left, y(g) - 1, right, y(g) + 1) for g in guides]
     found: dict[int, tuple[float, float, str]] = {}
     for index in sorted(range(len(points)), key=lambda i: (not points[i].chosen, y(points[i].score))):
         point = points[index]

@@ -42,7 +42,7 @@ class Guide:
 
 @dataclass(frozen=True)
 class Rows:
-    """All that is needed to draw one chart of rows. `tick` writes an axis number; `span` keeps values in view."""
+    """All that is needed to draw one chart of rows. `tick` writes an axis number; the axis stays inside floor and ceiling."""
 
     name: str
     title: str
@@ -50,7 +50,6 @@ class Rows:
     lines: Sequence[Line]
     tick: Callable[[float], str]
     guides: Sequence[Guide] = ()
-    include: Sequence[float] = ()
     floor: float | None = None
     ceiling: float | None = None
 
@@ -62,7 +61,7 @@ def chart(rows: Rows) -> Markup:
 def bounds(rows: Rows) -> tuple[float, float]:
     """The axis: all values, intervals and guides, with a little air, inside what is possible."""
     values = [v for line in rows.lines for r in line.readings for v in (r.value, r.low, r.high) if v is not None]
-    values += [*rows.include, *(g.at for g in rows.guides), *(g.until for g in rows.guides if g.until is not None)]
+    values += [*(g.at for g in rows.guides), *(g.until for g in rows.guides if g.until is not None)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     air = 0.04 * (high - low or 1.0)
     low, high = low - air, high + air
@@ -84,21 +83,27 @@ def draw(rows: Rows, width: float, css: str) -> Picture:
     picture = Picture(width, height, rows.title, rows.description, f"{rows.name}-{css}", css)
     low, high = bounds(rows)
     scale = linear(low, high, left + 4, right - 4)
+    for index, line in enumerate(rows.lines):
+        if line.chosen:
+            picture.add("rect", x=0, y=HEAD + index * pitch + 1, width=width, height=pitch - 2, rx=5, class_="chosen")
     axis(picture, rows, scale, low, high, left, right, height, narrow)
     for index, line in enumerate(rows.lines):
         top = HEAD + index * pitch
         middle = top + (34 if narrow else pitch / 2)
-        if line.chosen:
-            picture.add("rect", x=0, y=top + 1, width=width, height=pitch - 2, rx=5, class_="chosen")
         name_y = top + 16 if narrow else middle + 4
         room = right - told if narrow else left - 26
         picture.mark(9, name_y - 4, line.kind, size=3.6)
-        picture.text(20, name_y, fitted(line.label, room), "name strong" if line.chosen else "name")
+        picture.text(20, name_y, fitted(line.label, room), "name strong over" if line.chosen else "name halo")
         picture.text(width - 6, name_y, line.told, "value", "end")
         for place, reading in enumerate(line.readings):
             y = middle + (place - (len(line.readings) - 1) / 2) * 11
+            if reading.value < low:  # left of the axis: an arrow, not a point where it does not belong
+                x = scale(low)
+                picture.path([(x + 8, y - 5), (x, y), (x + 8, y + 5)], f"arrow {line.kind}")
+                continue
             if reading.low is not None and reading.high is not None:
-                picture.whiskers(scale(reading.low), scale(reading.high), y, f"whisker {line.kind} {reading.css}")
+                css_class, cut = f"whisker {line.kind} {reading.css}", reading.low < low
+                picture.whiskers(scale(reading.low), scale(reading.high), y, css_class, cut=cut)
             picture.mark(scale(reading.value), y, line.kind, reading.css, 4.4)
     return picture
 

@@ -73,7 +73,9 @@ def counted(outcomes: Sequence[Outcome], labels: set[str]) -> Counter[tuple[str,
 def heat(contestant: str, labels: list[str], outcomes: Sequence[Outcome], opened: bool) -> Heat:
     found, totals = counted(outcomes, set(labels)), Counter(o.expected for o in outcomes)
     columns = labels + ([OTHER] if any(given == OTHER for _, given in found) else [])
-    cells = [[(found[(row, column)], shade(found[(row, column)] / totals[row])) for column in columns] for row in labels]
+    cells = [
+        [(found[(row, column)], shade(found[(row, column)] / totals[row])) for column in columns] for row in labels
+    ]
     return Heat(contestant, columns, cells, opened)
 
 

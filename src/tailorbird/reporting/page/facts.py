@@ -66,8 +66,17 @@ def data_pairs(data: ReportInput, veil: Veil) -> list[Pair]:
 
 def split_pairs(data: ReportInput) -> list[Pair]:
     splits = data.comparison.get("splits") or {}
-    purposes = {"train": "seen by the techniques", "tuning": "early stopping, choice of checkpoint and prompt", "validation": "the choice among contestants", "test": "opened after the choice was sealed"}
-    pairs = [(name.capitalize(), f"{numbers.count(splits[name])} rows: {purpose}") for name, purpose in purposes.items() if name in splits]
+    purposes = {
+        "train": "seen by the techniques",
+        "tuning": "early stopping, choice of checkpoint and prompt",
+        "validation": "the choice among contestants",
+        "test": "opened after the choice was sealed",
+    }
+    pairs = [
+        (name.capitalize(), f"{numbers.count(splits[name])} rows: {purpose}")
+        for name, purpose in purposes.items()
+        if name in splits
+    ]
     if "overlap" in splits:
         pairs.append(("Rows shared between Train and the others", numbers.count(splits["overlap"])))
     return pairs + flat(data.split_facts, ("sizes", "overlap"))
@@ -77,7 +86,16 @@ def files(data: ReportInput) -> list[dict[str, str]]:
     found = []
     for entry in data.data_facts.get("files") or []:
         if isinstance(entry, Mapping):
-            found.append({"path": str(entry.get("path", "")), "rows": numbers.count(entry.get("rows")), "size": numbers.size(entry.get("size")), "shape": words(entry.get("shape") or "–"), "encoding": str(entry.get("encoding") or "–"), "hash": str(entry.get("sha256") or "")[:23]})
+            found.append(
+                {
+                    "path": str(entry.get("path", "")),
+                    "rows": numbers.count(entry.get("rows")),
+                    "size": numbers.size(entry.get("size")),
+                    "shape": words(entry.get("shape") or "–"),
+                    "encoding": str(entry.get("encoding") or "–"),
+                    "hash": str(entry.get("sha256") or "")[:23],
+                }
+            )
     return found
 
 
@@ -85,7 +103,11 @@ def label_counts(data: ReportInput) -> list[tuple[str, int, int]]:
     """(label, rows, width in percent of the largest), largest first."""
     counts = {str(k): int(v) for k, v in (data.data_facts.get("labels") or {}).items() if numbers.is_number(v)}
     most = max(counts.values(), default=0)
-    return [(k, v, round(100 * v / most)) for k, v in sorted(counts.items(), key=lambda item: (-item[1], item[0]))] if most else []
+    return (
+        [(k, v, round(100 * v / most)) for k, v in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        if most
+        else []
+    )
 
 
 def settings(data: ReportInput, veil: Veil) -> list[dict[str, Any]]:
@@ -94,7 +116,10 @@ def settings(data: ReportInput, veil: Veil) -> list[dict[str, Any]]:
     for row in in_order(data.comparison):
         both = row.get("settings") or {}
         asked, effective = both.get("asked") or {}, both.get("effective") or {}
-        lines = [(words(key), value(asked[key], veil) if key in asked else "", value(effective.get(key), veil)) for key in {**effective, **asked}]
+        lines = [
+            (words(key), value(asked[key], veil) if key in asked else "", value(effective.get(key), veil))
+            for key in {**effective, **asked}
+        ]
         if lines:
             found.append({"label": row["label"], "lines": lines, "seeds": joined(row.get("seeds") or [])})
     return found

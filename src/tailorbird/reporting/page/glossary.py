@@ -45,7 +45,13 @@ def used(comparison: JSON) -> list[tuple[str, str]]:
     present = {row.get("technique") or row["label"] for row in comparison.get("rows", [])}
     conditional = {"zero_shot", "few_shot", "prompt_tuning", "lora", "sft", "majority", "tfidf"}
     task = comparison.get("task")
-    metrics = {"accuracy": "classify", "macro F1": "classify", "calibration error": "classify", "exact match": "answer", "ROUGE-L": "write"}
+    metrics = {
+        "accuracy": "classify",
+        "macro F1": "classify",
+        "calibration error": "classify",
+        "exact match": "answer",
+        "ROUGE-L": "write",
+    }
     return [
         (word, text)
         for word, text in WORDS.items()

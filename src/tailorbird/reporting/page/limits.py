@@ -17,12 +17,16 @@ def limits(comparison: JSON) -> list[str]:
     about = sorted({str(row["interval_is_about"]) for row in rows if row.get("interval_is_about")})
     lines = [f"This ranking holds for {base}. On another base the order may differ; the command for one stands below."]
     if about:
-        lines.append(f"The intervals speak of {joined(about)}. Training again with another seed, or rows of another kind, is not covered.")
+        lines.append(
+            f"The intervals speak of {joined(about)}. Training again with another seed, or rows of another kind, is not covered."
+        )
     if told := openings(comparison):
         lines.append(f"Test was opened {told}.")
     lineage = comparison.get("lineage")
     if numbers.is_number(lineage) and lineage > 1:
-        lines.append(f"This is lineage {lineage}: contestants were changed after Test had been seen, so read its figures with care.")
+        lines.append(
+            f"This is lineage {lineage}: contestants were changed after Test had been seen, so read its figures with care."
+        )
     late = [printable(row["label"]) for row in rows if row.get("after_test")]
     if late:
         lines.append(f"Made after Test was seen: {joined(late)}.")
@@ -46,4 +50,6 @@ def chance_lines(comparison: JSON, outcomes: Sequence[Outcome]) -> list[str]:
         return []
     labels = joined([printable(row["label"]) for row in weak])
     verb = "is" if len(weak) == 1 else "are"
-    return [f"{labels} {verb} no better than chance: always answering the most frequent label gets {numbers.score(level, comparison['metric'])}, and that lies inside or above the 95 % interval."]
+    return [
+        f"{labels} {verb} no better than chance: always answering the most frequent label gets {numbers.score(level, comparison['metric'])}, and that lies inside or above the 95 % interval."
+    ]

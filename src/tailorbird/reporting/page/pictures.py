@@ -36,7 +36,9 @@ def score_tick(metric: str) -> Callable[[float], str]:
 
 def reading(found: JSON, css: str) -> Reading:
     low, high = found.get("low"), found.get("high")
-    return Reading(found["score"], low if numbers.is_number(low) else None, high if numbers.is_number(high) else None, css)
+    return Reading(
+        found["score"], low if numbers.is_number(low) else None, high if numbers.is_number(high) else None, css
+    )
 
 
 def scores(data: ReportInput) -> Markup | None:
@@ -78,10 +80,20 @@ def differences(data: ReportInput) -> Markup | None:
         return None
     scale = 100 if metric in numbers.SHARES else 1
     guides = [Guide(-allowed, "margin", 0.0), Guide(0.0, "")]
+    # What decides lies near the margin; something 80 points worse must not press it into one pixel.
+    lowest = -max(10 * allowed, 0.2)
     title = f"Difference to {printable(best['label'])} on Validation with 95 % intervals"
     description = "; ".join(f"{line.label} {line.told}" for line in lines)
     return chart(
-        Rows("differences", title, description, lines, lambda v: numbers.signed(scale * v, 0 if scale == 100 else 2), guides)
+        Rows(
+            "differences",
+            title,
+            description,
+            lines,
+            lambda v: numbers.signed(scale * v, 0 if scale == 100 else 2),
+            guides,
+            floor=lowest,
+        )  # fmt: skip
     )
 
 
@@ -134,7 +146,6 @@ def quality_cost(data: ReportInput) -> tuple[Markup | None, list[str]]:
         tick,
         score_tick(metric),
         good - margin(comparison) if good is not None else None,
-        "best technique minus margin",
     )
     return chart_cost.chart(cost), [printable(r["label"]) for r in scored if printable(r["label"]) not in placed]
 
@@ -146,7 +157,9 @@ def cost_points(comparison: JSON, read: Callable[[JSON], Any]) -> list[chart_cos
         if score and done(row) and numbers.is_number(cost) and cost > 0:
             low, high = (score[k] if numbers.is_number(score.get(k)) else score["score"] for k in ("low", "high"))
             label = printable(row["label"])
-            points.append(chart_cost.Point(label, row["kind"], cost, score["score"], low, high, chosen(comparison, row)))
+            points.append(
+                chart_cost.Point(label, row["kind"], cost, score["score"], low, high, chosen(comparison, row))
+            )
     return points
 
 

@@ -24,7 +24,8 @@ class Picture:
 
     def add(self, tag: str, text: str | None = None, **attributes: object) -> None:
         named = Markup(" ").join(
-            Markup('{}="{}"').format(key.rstrip("_").replace("_", "-"), number(value)) for key, value in attributes.items()
+            Markup('{}="{}"').format(key.rstrip("_").replace("_", "-"), number(value))
+            for key, value in attributes.items()
         )
         if text is None:
             self.parts.append(Markup("<{} {}/>").format(Markup(tag), named))
@@ -42,16 +43,21 @@ class Picture:
         css = f"mark {kind} {css}".strip()
         if kind == "imported":
             d = size * 1.25
-            self.add("path", d=f"M{x:.1f} {y - d:.1f}L{x + d:.1f} {y:.1f}L{x:.1f} {y + d:.1f}L{x - d:.1f} {y:.1f}Z", class_=css)
+            self.add(
+                "path",
+                d=f"M{x:.1f} {y - d:.1f}L{x + d:.1f} {y:.1f}L{x:.1f} {y + d:.1f}L{x - d:.1f} {y:.1f}Z",
+                class_=css,
+            )
         elif kind == "reference":
             s = size * 0.92
             self.add("rect", x=x - s, y=y - s, width=2 * s, height=2 * s, rx=1, class_=css)
         else:
             self.add("circle", cx=x, cy=y, r=size, class_=css)
 
-    def whiskers(self, x1: float, x2: float, y: float, css: str) -> None:
+    def whiskers(self, x1: float, x2: float, y: float, css: str, *, cut: bool = False) -> None:
+        """An interval with its two ends; `cut`: it goes on beyond the left edge, so no end is drawn there."""
         self.line(x1, y, x2, y, css)
-        for x in (x1, x2):
+        for x in (x2,) if cut else (x1, x2):
             self.line(x, y - 3.5, x, y + 3.5, css)
 
     def path(self, points: Sequence[tuple[float, float]], css: str) -> None:

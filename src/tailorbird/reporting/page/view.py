@@ -30,6 +30,7 @@ def build(data: ReportInput) -> dict[str, Any]:
         "headline": verdict.headline(comparison),
         "verdict": (comparison.get("recommendation") or {}).get("verdict") or "none",
         "on_test": (comparison.get("recommendation") or {}).get("on_test"),
+        "lead": verdict.lead(comparison),
         "why": verdict.why(comparison),
         "how_sure": verdict.how_sure(comparison, chance=False),
         "costs": verdict.costs(comparison),
@@ -78,7 +79,12 @@ def veil_notes(comparison: JSON, veil: Veil) -> JSON:
     rows = [{**row, "note": veil(row.get("note"))} for row in comparison.get("rows", [])]
     recommendation = {**(comparison.get("recommendation") or {})}
     recommendation["reason"] = veil(recommendation.get("reason"))
-    return {**comparison, "rows": rows, "recommendation": recommendation, "verdicts": veil(comparison.get("verdicts", []))}
+    return {
+        **comparison,
+        "rows": rows,
+        "recommendation": recommendation,
+        "verdicts": veil(comparison.get("verdicts", [])),
+    }
 
 
 def key_figures(comparison: JSON) -> list[dict[str, str]]:
@@ -90,39 +96,86 @@ def key_figures(comparison: JSON) -> list[dict[str, str]]:
     for split in ("test", "validation"):
         if found := measured(row, split):
             span = numbers.interval(found.get("low"), found.get("high"), metric)
-            figures.append({"name": f"{metric_name(metric)} on {split.capitalize()}", "value": numbers.score(found["score"], metric), "more": f"95 % interval {span}"})
+            figures.append(
+                {
+                    "name": f"{metric_name(metric)} on {split.capitalize()}",
+                    "value": numbers.score(found["score"], metric),
+                    "more": f"95 % interval {span}",
+                }
+            )
     base = (row.get("versus_base") or {}).get("test") or (row.get("versus_base") or {}).get("validation") or {}
     if numbers.is_number(base.get("difference")) and base["difference"] != 0:
         points = " points" if metric in numbers.SHARES else ""
-        figures.append({"name": "against the bare base", "value": numbers.difference(base["difference"], metric) + points, "more": numbers.difference_interval(base.get("low"), base.get("high"), metric)})
+        figures.append(
+            {
+                "name": "against the bare base",
+                "value": numbers.difference(base["difference"], metric) + points,
+                "more": numbers.difference_interval(base.get("low"), base.get("high"), metric),
+            }
+        )
     latency = cost.get("latency_ms") or {}
     if numbers.is_number(latency.get("median")):
-        figures.append({"name": "one request alone", "value": numbers.milliseconds(latency["median"]), "more": f"95 of 100 under {numbers.milliseconds(latency.get('p95'))}"})
+        figures.append(
+            {
+                "name": "one request alone",
+                "value": numbers.milliseconds(latency["median"]),
+                "more": f"95 of 100 under {numbers.milliseconds(latency.get('p95'))}",
+            }
+        )
     if numbers.is_number(cost.get("deployed_bytes")):
-        figures.append({"name": "to deploy beyond the base", "value": numbers.size(cost["deployed_bytes"]), "more": f"made in {numbers.seconds(cost.get('train_seconds'))}"})
+        figures.append(
+            {
+                "name": "to deploy beyond the base",
+                "value": numbers.size(cost["deployed_bytes"]),
+                "more": f"made in {numbers.seconds(cost.get('train_seconds'))}",
+            }
+        )
     return figures
 
 
 def table_row(row: JSON, comparison: JSON) -> dict[str, Any]:
     metric, cost = comparison["metric"], row.get("cost") or {}
     picked = pick(comparison)
-    cells: dict[str, Any] = {"label": row["label"], "what": what(row), "kind": row.get("kind"), "state": row.get("state"), "note": row.get("note"), "done": done(row)}
+    cells: dict[str, Any] = {
+        "label": row["label"],
+        "what": what(row),
+        "kind": row.get("kind"),
+        "state": row.get("state"),
+        "note": row.get("note"),
+        "done": done(row),
+    }
     cells["chosen"] = picked is not None and picked["label"] == row["label"]
     cells["after_test"] = bool(row.get("after_test"))
     for split in ("validation", "test"):
         found = measured(row, split)
-        cells[split] = (numbers.score(found["score"], metric), numbers.interval(found.get("low"), found.get("high"), metric)) if found else ("", "")
-        cells[f"{split}_other"] = [(metric_name(k), f"{v:.3f}") for k, v in ((found or {}).get("other") or {}).items() if numbers.is_number(v) and not k.startswith("recall:")]
+        cells[split] = (
+            (numbers.score(found["score"], metric), numbers.interval(found.get("low"), found.get("high"), metric))
+            if found
+            else ("", "")
+        )
+        cells[f"{split}_other"] = [
+            (metric_name(k), f"{v:.3f}")
+            for k, v in ((found or {}).get("other") or {}).items()
+            if numbers.is_number(v) and not k.startswith("recall:")
+        ]
     latency = cost.get("latency_ms") or {}
     memory = cost.get("peak_memory_mb")
     change = (row.get("forgetting") or {}).get("bits_per_byte") or {}
     cells.update(
         difference=difference_cell(row, comparison),
         forgetting=forgetting_cell(row, comparison)[0],
-        forgetting_interval=f"{numbers.bits(change['low'])}…{numbers.bits(change['high'])}" if numbers.is_number(change.get("low")) and numbers.is_number(change.get("high")) and change.get("change") else "",
-        latency=(numbers.milliseconds(latency.get("median")), f"p95 {numbers.milliseconds(latency['p95'])}" if numbers.is_number(latency.get("p95")) else ""),
+        forgetting_interval=f"{numbers.bits(change['low'])}…{numbers.bits(change['high'])}"
+        if numbers.is_number(change.get("low")) and numbers.is_number(change.get("high")) and change.get("change")
+        else "",
+        latency=(
+            numbers.milliseconds(latency.get("median")),
+            f"p95 {numbers.milliseconds(latency['p95'])}" if numbers.is_number(latency.get("p95")) else "",
+        ),
         size=numbers.size(cost.get("deployed_bytes")),
-        train=(numbers.seconds(cost.get("train_seconds")), numbers.scaled(memory * 1e6, "B") if numbers.is_number(memory) else ""),
+        train=(
+            numbers.seconds(cost.get("train_seconds")),
+            numbers.scaled(memory * 1e6, "B") if numbers.is_number(memory) else "",
+        ),
         flops=numbers.flops(cost.get("flops_per_request")),
         tokens=numbers.count(cost.get("prompt_tokens")),
         parameters=numbers.scaled(cost.get("trainable_parameters"), ""),
@@ -140,7 +193,13 @@ def compared(comparison: JSON) -> list[dict[str, Any]]:
             for split in ("validation", "test"):
                 found = (row.get(family) or {}).get(split) or {}
                 if numbers.is_number(found.get("difference")):
-                    cells.append((numbers.difference(found["difference"], metric), numbers.difference_interval(found.get("low"), found.get("high"), metric), numbers.probability(found.get("p"))))
+                    cells.append(
+                        (
+                            numbers.difference(found["difference"], metric),
+                            numbers.difference_interval(found.get("low"), found.get("high"), metric),
+                            numbers.probability(found.get("p")),
+                        )
+                    )
                 else:
                     cells.append(None)
         if any(cells):
@@ -154,7 +213,15 @@ def suspects(data: ReportInput) -> dict[str, Any]:
     for found in list(data.suspects)[:MOST_SUSPECTS]:
         row = data.rows.get(str(found.get("row")))
         text = shortened(row.input_text, answers.INPUT_LIMIT) if row is not None and data.shows_rows else None
-        lines.append({"place": str(row.place) if row else str(found.get("row")), "text": text, "label": found.get("label"), "suggested": found.get("suggested"), "by": list(found.get("contestants") or [])})
+        lines.append(
+            {
+                "place": str(row.place) if row else str(found.get("row")),
+                "text": text,
+                "label": found.get("label"),
+                "suggested": found.get("suggested"),
+                "by": list(found.get("contestants") or []),
+            }
+        )
     shown = data.shows_rows or data.comparison.get("task") == "classify"
     return {"lines": lines if shown else [], "total": len(data.suspects)}
 
@@ -164,7 +231,14 @@ def worst_slices(comparison: JSON, veil: Veil) -> list[dict[str, str]]:
     for row in in_order(comparison):
         worst = (row.get("slices") or {}).get("worst") or {}
         if worst.get("name") is not None and numbers.is_number(worst.get("score")):
-            lines.append({"label": row["label"], "name": str(veil(worst["name"])), "score": numbers.score(worst["score"], comparison["metric"]), "n": numbers.count(worst.get("n"))})
+            lines.append(
+                {
+                    "label": row["label"],
+                    "name": str(veil(worst["name"])),
+                    "score": numbers.score(worst["score"], comparison["metric"]),
+                    "n": numbers.count(worst.get("n")),
+                }
+            )
     return lines
 
 
@@ -187,5 +261,11 @@ def contradictions(data: ReportInput) -> list[dict[str, str]]:
     lines = []
     for found in list(data.data_facts.get("contradictions") or [])[:MOST_CONTRADICTIONS]:
         if isinstance(found, dict):
-            lines.append({"input": shortened(str(found.get("input", "")), 300), "labels": ", ".join(map(str, found.get("labels") or [])), "places": ", ".join(map(str, found.get("places") or []))})
+            lines.append(
+                {
+                    "input": shortened(str(found.get("input", "")), 300),
+                    "labels": ", ".join(map(str, found.get("labels") or [])),
+                    "places": ", ".join(map(str, found.get("places") or [])),
+                }
+            )
     return lines

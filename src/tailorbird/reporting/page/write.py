@@ -33,7 +33,9 @@ def render(data: ReportInput) -> str:
 
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     page = environment().get_template("page.html.jinja").render(style=style, **build(data))
-    return "".join(c for c in page if c in "\n\t" or (c >= " " and not 0x7F <= ord(c) <= 0x9F and not 0xD800 <= ord(c) <= 0xDFFF))
+    return "".join(
+        c for c in page if c in "\n\t" or (c >= " " and not 0x7F <= ord(c) <= 0x9F and not 0xD800 <= ord(c) <= 0xDFFF)
+    )
 
 
 def write_report(path: str | os.PathLike[str], data: ReportInput) -> None:

@@ -1,0 +1,183 @@
+"""The ranked table, the verdict and the Markdown of a comparison."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tailorbird.reporting import numbers
+from tailorbird.reporting.contestants import chance, in_order, no_better_than_chance
+from tailorbird.reporting.tables import markdown, ranked_table
+from tailorbird.reporting.text import markdown_cell, printable
+from tailorbird.reporting.verdict import headline, how_sure, lead, next_commands, standing, verdict
+
+from .fixture import Case, bank, with_failures, with_verdict, write_task
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return bank()
+
+
+def shown(comparison: dict[str, Any], width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(ranked_table(comparison))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_the_terminal_and_cuts_no_number(case: Case, width: int) -> None:
+    lines = shown(case.comparison, width)
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines).replace("…−", "").replace("…+", "")
+    text = "\n".join(lines)
+    for piece in (
+        "▶ sft",
+        "97.3 %",
+        "94.8–98.6",
+        "97.0 %",
+        "−4.0",
+        "−6.7…−1.3",
+        "+0.024",
+        "19.6 MB",
+        "225 ms",
+        "all weights trained",
+    ):
+        assert piece in text
+    assert ("training" in text) == (width >= 92)
+
+
+def test_rows_are_ranked_by_validation_and_failures_come_last(case: Case) -> None:
+    labels = [row["label"] for row in in_order(with_failures(case).comparison)]
+    assert labels == ["tfidf", "lora", "today", "few_shot", "zero_shot", "majority", "sft", "prompt_tuning"]
+    text = "\n".join(shown(with_failures(case).comparison, 80))
+    assert "sft, failed: needs 9.1 GB, 4.0 GB are free: lower limits or use lora" in text
+
+
+def test_scores_that_are_no_shares_are_shown_without_percent() -> None:
+    text = "\n".join(shown(write_task().comparison, 80))
+    assert "ROUGE-L" in text
+    assert "%" not in text.replace("95 %", "")
+
+
+def test_an_escape_sequence_in_a_label_does_not_reach_the_terminal(case: Case) -> None:
+    case = copy.deepcopy(case)
+    case.comparison["rows"][0]["label"] = "a\x1b]0;owned\x07\u202e"
+    assert not {"\x1b", "\x07", "\u202e"} & set("\n".join(shown(case.comparison, 80)))
+    assert not {"\x1b", "\x07", "\u202e"} & set(markdown(case.comparison))
+
+
+def test_markdown_is_one_table_and_what_stands_in_it_stays_text(case: Case) -> None:
+    case = copy.deepcopy(case)
+    bad = "x|y\n<img src=a>[l](javascript:a)`c`*b*@team #1"
+    case.comparison["rows"][-1]["label"] = bad
+    text = markdown(case.comparison, "runs/bank-demo")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 8
+    assert {line.replace("\\|", "").count("|") for line in table} == {11}
+    assert r"x\|y &lt;img src=a&gt;\[l\](javascript:a)\`c\`\*b\*\@team \#1" in text
+    assert text.startswith("**Use sft.**\n")
+    assert "| ▶ | **sft** | all weights trained | 97.3 % (94.8–98.6) |" in text
+
+
+def test_the_verdict_says_which_why_how_sure_at_what_cost_and_what_next(case: Case) -> None:
+    text = verdict(case.comparison, "runs/bank-demo")
+    lines = text.splitlines()
+    assert lines[0] == "Use sft."
+    for word in ("Why ", "How sure ", "Cost ", "Forgetting "):
+        assert any(line.startswith(word) for line in lines)
+    assert max(map(len, [line for line in lines if "tailorbird" not in line])) <= 96
+    assert "  tailorbird show runs/bank-demo --open " in text
+    assert "  tailorbird apply runs/bank-demo FILE -o OUT " in text
+
+
+def test_without_a_label_the_commands_name_a_contestant(case: Case) -> None:
+    commands = [command for command, _ in next_commands(with_verdict(case, "keep").comparison, "runs/a b")]
+    assert "tailorbird show 'runs/a b' --open" in commands
+    assert "tailorbird apply 'runs/a b:sft' FILE -o OUT" in commands
+
+
+def test_a_requirement_that_was_missed_is_named(case: Case) -> None:
+    assert "sft does not meet: latency ms 20." in verdict(with_verdict(case, "none").comparison)
+
+
+def test_a_run_in_which_no_technique_finished_says_so(case: Case) -> None:
+    comparison = copy.deepcopy(with_verdict(case, "none").comparison)
+    for row in comparison["rows"]:
+        row["state"] = "failed"
+    assert headline(comparison) == "No recommendation: no technique finished."
+
+
+def test_the_standing_follows_the_rule_of_the_margin(case: Case) -> None:
+    assert standing(case.comparison) == [
+        "sft is shown to be better than tfidf, today and majority.",
+        "Neither shown to be as good as sft nor to be worse: lora.",
+        "Worse than sft by more than the margin: prompt_tuning, few_shot and zero_shot.",
+    ]
+
+
+def test_the_lead_drops_the_words_that_the_headline_already_says(case: Case) -> None:
+    assert lead(case.comparison).startswith("3.0 points above tfidf")
+    assert lead(with_verdict(case, "undecided").comparison).startswith("lora and tfidf are too close")
+
+
+@pytest.mark.parametrize(
+    ("on_test", "words"),
+    [
+        ("confirmed", "Test confirms the choice"),
+        ("not confirmed", "Test does not confirm the choice"),
+        ("contradicted", "Test contradicts the choice"),
+    ],
+)
+def test_what_test_says_about_the_choice_is_said(case: Case, on_test: str, words: str) -> None:
+    comparison = copy.deepcopy(case.comparison)
+    comparison["recommendation"]["on_test"] = on_test
+    assert any(line.startswith(words) for line in how_sure(comparison))
+
+
+def test_chance_is_counted_from_the_rows_when_majority_did_not_run() -> None:
+    case = bank(skill={"zero_shot": 0.1, "lora": 0.9})
+    outcomes = case.outcomes["lora"]["validation"]
+    assert chance(case.comparison, outcomes) == pytest.approx(1 / 12)
+    assert [row["label"] for row in no_better_than_chance(case.comparison, outcomes)] == ["zero_shot"]
+    assert chance(write_task().comparison, outcomes) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (numbers.score(0.934, "accuracy"), "93.4 %"),
+        (numbers.score(0.934, "rouge_l"), "0.934"),
+        (numbers.score(None, "accuracy"), "–"),
+        (numbers.score(float("nan"), "accuracy"), "–"),
+        (numbers.difference(-0.0001, "accuracy"), "0.0"),
+        (numbers.difference(0.021, "accuracy"), "+2.1"),
+        (numbers.difference(-0.021, "rouge_l"), "−0.021"),
+        (numbers.points(0.03, "accuracy"), "3 points"),
+        (numbers.size(19_560_000), "19.6 MB"),
+        (numbers.size(0), "0 B"),
+        (numbers.size(999_999), "1 MB"),
+        (numbers.flops(8.06e9), "8.06 GFLOP"),
+        (numbers.seconds(95), "1 min 35 s"),
+        (numbers.seconds(59.6), "1 min"),
+        (numbers.seconds(7260), "2 h 1 min"),
+        (numbers.milliseconds(0.83), "0.8 ms"),
+        (numbers.milliseconds(1234), "1.2 s"),
+        (numbers.bits(0.0), "0"),
+        (numbers.bits(-0.0123), "−0.012"),
+        (numbers.probability(0.0002), "< 0.001"),
+        (numbers.count(134515008), "134 515 008"),
+        (numbers.clock(3729), "1:02:09"),
+        (numbers.setting({"a": [1, 2e-4, True, None]}), "a: 1, 0.0002, yes, none"),
+        (str(numbers.ratio(538.1, 19.56)), "28 times"),
+        (str(numbers.ratio(1.1, 1.0)), "None"),
+        (printable("a\tb\n\x00c"), "a b �c"),
+        (markdown_cell("a_b"), r"a\_b"),
+    ],
+)
+def test_numbers_and_words_are_written_for_people(given: str, wanted: str) -> None:
+    assert given == wanted
