@@ -127,7 +127,7 @@ def _folder(folder: Path, shown: str, root: Path, notes: list[str]) -> Iterator[
                 notes.append(f"{printable(str(inner))}: a linked folder was not entered")
         for name in sorted(files):
             path = Path(directory, name)
-            label = printable(os.path.join(shown, os.path.relpath(path, folder)))
+            label = printable(os.path.normpath(os.path.join(shown, os.path.relpath(path, folder))))
             if path.suffix.casefold() in ROW_SUFFIXES and not name.startswith("."):
                 count += 1
                 yield open_checked(path, label, root, anchor=folder)

@@ -233,7 +233,7 @@ def _cut(stream: Iterable[bytes], gathered: _Gathered, wrapped: bool) -> Iterato
                 depth += 1
             elif depth and sign in b"]}":
                 depth -= 1
-            elif sign in b",]":
+            elif not depth and sign in b",]":
                 gathered.add(chunk[begin : at - 1])
                 begin, closed = at, sign == b"]"
                 if not closed or gathered.size:  # a comma before the end adds no element

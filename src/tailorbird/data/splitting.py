@@ -76,7 +76,7 @@ def split(
         if not kept:
             raise DataError(f"the given {name} set has no rows (D37)", where=name, remedy="name a file with rows")
     if stratify:
-        check_labels(examples, given)
+        check_labels(examples)
     examples, dropped = without_given(examples, given, overlap)
     asked = wanted(len(examples), sizes, {name: len(kept) for name, kept in given.items()})
     parts = {name: part_of(kept, sizes.get(name), seed, name) for name, kept in given.items()}
@@ -147,7 +147,7 @@ def _facts(
     parts = (splits.train, splits.tuning, splits.validation, splits.test)
     got: dict[str, int] = {part.name: len(part) for part in parts}
     several = [unit.size for unit in units if unit.size > 1]
-    sizes: dict[str, int | None] = {**asked, **given}
+    sizes: dict[str, int | None] = {str(k): v for k, v in [*asked.items(), *given.items()]}
     return SplitFacts(
         sizes=got,
         asked=sizes,
@@ -163,7 +163,7 @@ def _facts(
 
 
 def _warnings(
-    splits: Splits, got: Mapping[str, int], asked: Mapping[SplitName, int | None], units: Sequence[Unit]
+    splits: Splits, got: Mapping[str, int], asked: Mapping[str, int | None], units: Sequence[Unit]
 ) -> list[str]:
     warnings = []
     for name, size in asked.items():
