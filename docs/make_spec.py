@@ -1,8 +1,10 @@
-"""Writes docs/spec.md from the models that read a spec, so that the page cannot say anything else. `make docs`."""
+"""Writes docs/spec.md from the models that read a spec, and the codes in docs/data.md: pages that cannot say anything
+else than the code. `make docs`"""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -11,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tailorbird import techniques
+from tailorbird.data.reading import CODES
 from tailorbird.spec import (
     BaseSpec,
     Contestant,
@@ -23,7 +26,7 @@ from tailorbird.spec import (
     TaskSpec,
 )
 
-PAGE = Path(__file__).resolve().parent / "spec.md"
+DOCS = Path(__file__).resolve().parent
 SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("base", BaseSpec), ("data", DataSpec), ("task", TaskSpec), ("contestants[]", Contestant),
     ("requirements", Requirements), ("limits", Limits), ("split", SplitSpec), ("report", ReportSpec),
@@ -131,6 +134,14 @@ def page() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def data_page(written: str) -> str:
+    """docs/data.md with its list of codes made anew."""
+    codes = "; ".join(f"`{code}` {meaning}" for code, meaning in CODES.items())
+    lines = textwrap.fill(f"{codes}.", 120, break_on_hyphens=False)
+    return re.sub(r"(?s)(<!-- codes -->\n).*(<!-- /codes -->)", lambda m: f"{m[1]}{lines}\n{m[2]}", written)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"{PAGE.name} written")
+    (DOCS / "spec.md").write_text(page(), encoding="utf-8")
+    (DOCS / "data.md").write_text(data_page((DOCS / "data.md").read_text(encoding="utf-8")), encoding="utf-8")
+    print("spec.md and the codes of data.md written")
