@@ -1,0 +1,1 @@
+"""Customizations on disk: parts, manifest, verified reading, export."""

@@ -1,0 +1,123 @@
+"""The manifest: what a customization is, what it belongs to, and a hash of every file that makes it up.
+
+No torch: `show`, `check` and `apply`'s first second read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tailorbird import store
+from tailorbird.errors import ArtifactError, SafetyError
+
+SCHEMA = 1
+NAME = "manifest.json"
+BESIDE = frozenset({NAME, "README.md", "scores.json"})  # written beside, not part of the identity
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".npy", ".npz", ".ckpt")
+
+
+class CheckRow(BaseModel):
+    """Token ids of a prompt and, after its last token, the largest logits (fp32) by token id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    ids: list[int]
+    top_ids: list[int]
+    top_logits: list[float]
+
+
+class Manifest(BaseModel):
+    """Everything that must hold for a customization to be what was measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: int = Field(alias="schema")
+    label: str
+    technique: str
+    technique_revision: int
+    citation: str
+    base_name: str
+    base_fingerprint: str
+    compute_dtype: str
+    template_hash: str
+    settings_asked: dict[str, Any]
+    settings_effective: dict[str, Any]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    training: dict[str, Any]
+    files: dict[str, str]
+    check_rows: list[CheckRow]
+
+    @property
+    def identity(self) -> str:
+        """Equal identity, equal customization: the base, the payload's hashes and how it is computed."""
+        return "sha256:" + store.sha256_json(
+            {"base": self.base_fingerprint, "files": self.files, "dtype": self.compute_dtype, "template": self.template_hash}
+        )
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> Manifest:
+    """Hash what lies in `folder` and write the manifest over it."""
+    files = {str(p.relative_to(folder).as_posix()): store.sha256_file(p) for p in payload(folder)}
+    manifest = Manifest.model_validate({"schema": SCHEMA, "files": files, **facts})
+    store.write_json(folder / NAME, manifest.model_dump(by_alias=True))
+    return manifest
+
+
+def payload(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in BESIDE)
+
+
+def is_customization(folder: Path) -> bool:
+    return (folder / NAME).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / NAME
+    if not path.is_file():
+        raise ArtifactError("there is no manifest.json", where=str(folder), remedy="is this a customization folder?")
+    try:
+        value = store.read_json(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"manifest.json cannot be read: {error}", where=str(folder)) from error
+    version = value.get("schema") if isinstance(value, dict) else None
+    if version != SCHEMA:
+        raise ArtifactError(
+            f"schema {version!r} is not the one this version reads ({SCHEMA})",
+            where=str(path),
+            remedy="open it with the tailorbird version that wrote it, or run its spec again",
+        )
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"manifest field {field}: {first['msg']}", where=str(path)) from error
+
+
+def verify(folder: Path, fingerprint: str | None = None) -> Manifest:
+    """Compare every payload file with its hash, and the base with its fingerprint; refuse anything extra."""
+    for found in folder.rglob("*"):
+        if found.suffix in PICKLES:
+            raise SafetyError(f"{found.name} can run code when it is read; only safetensors and JSON are opened", where=str(folder))
+        if found.is_symlink():
+            raise SafetyError(f"{found.name} is a link", where=str(folder), remedy="copy the file itself into the folder")
+    manifest = read_manifest(folder)
+    if fingerprint is not None and manifest.base_fingerprint != fingerprint:
+        raise ArtifactError(
+            f"made for another base: it needs {manifest.base_fingerprint[:23]}… ({manifest.base_name}), this one is {fingerprint[:23]}…",
+            where=str(folder),
+            remedy="give the base it was made on (weights, tokenizer and chat template all count)",
+        )
+    present = {str(p.relative_to(folder).as_posix()): p for p in payload(folder)}
+    for name, digest in manifest.files.items():
+        if name not in present:
+            raise ArtifactError(f"{name} is missing", where=str(folder), remedy="copy the whole folder again")
+        if store.sha256_file(present[name]) != digest:
+            raise ArtifactError(f"{name} is not the file that was measured (its hash differs)", where=str(folder), remedy="copy it again")
+    extra = sorted(set(present) - set(manifest.files))
+    if extra:
+        raise ArtifactError(f"{extra[0]} does not belong to this customization", where=str(folder), remedy="remove it")
+    return manifest

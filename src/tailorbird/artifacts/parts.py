@@ -1,0 +1,93 @@
+"""What a customization consists of. Each part is optional; they compose. Tensors are named, never imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.types import Conversation, Message, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What stands before every request: an instruction as system message, then examples as turns."""
+
+    instruction: str | None = None
+    examples: tuple[tuple[Conversation, str], ...] = ()
+
+    def conversation(self, messages: Conversation) -> Conversation:
+        """The conversation as the model sees it, in training and in service alike. A request's own system message is
+        put behind the instruction."""
+        own = [m.content for m in messages if m.role is Role.SYSTEM]
+        system = "\n\n".join(text for text in (self.instruction, *own) if text)
+        turns: list[Message] = [Message(Role.SYSTEM, system)] if system else []
+        for question, answer in self.examples:
+            turns += [m for m in question if m.role is not Role.SYSTEM]
+            turns.append(Message(Role.ASSISTANT, answer))
+        turns += [m for m in messages if m.role is not Role.SYSTEM]
+        return tuple(turns)
+
+    def as_dict(self) -> dict[str, Any]:
+        examples = [{"messages": [m.as_dict() for m in q], "answer": a} for q, a in self.examples]
+        return {"instruction": self.instruction, "examples": examples}
+
+    @staticmethod
+    def from_dict(value: Mapping[str, Any]) -> Prompt:
+        examples = tuple(
+            (tuple(Message(Role(m["role"]), m["content"]) for m in e["messages"]), e["answer"]) for e in value["examples"]
+        )
+        return Prompt(value["instruction"], examples)
+
+
+@dataclass(frozen=True)
+class Decode:
+    """How answers are read: label words, and what contextual calibration subtracts (nats; None = none)."""
+
+    kind: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    calibration: Mapping[str, float] | None = None
+    max_new_tokens: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        calibration = None if self.calibration is None else dict(self.calibration)
+        return {
+            "kind": self.kind,
+            "labels": dict(self.labels),
+            "calibration": calibration,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    @staticmethod
+    def from_dict(value: Mapping[str, Any]) -> Decode:
+        return Decode(value["kind"], value["labels"], value["calibration"], value["max_new_tokens"])
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """LoRA weights by dotted layer name: A (rank, in), B (out, rank); the update is alpha / rank * B A."""
+
+    rank: int
+    alpha: float
+    tensors: Mapping[str, tuple[Tensor, Tensor]]
+    fan_in_fan_out: bool = False
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`soft`: (total_virtual_tokens, hidden_size). `weights`: tensors by name when writing, the folder that holds
+    them when read."""
+
+    prompt: Prompt
+    decode: Decode
+    soft: Tensor | None = None
+    low_rank: LowRank | None = None
+    weights: Mapping[str, Tensor] | Path | None = None

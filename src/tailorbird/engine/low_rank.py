@@ -1,0 +1,75 @@
+"""LoRA's linear layer: y = W x + b + (alpha / r) B A x, with W frozen.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", §4.1, equation 3. A (r, in) starts uniform as
+`nn.Linear` does (Kaiming, a = sqrt 5), B (out, r) starts at zero, so that training begins at the base itself. The layout of names and tensors is
+PEFT's, which is the oracle in tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LowRankLinear(nn.Module):
+    """Wraps a linear layer (nn.Linear, or transformers' Conv1D whose weight is (in, out))."""
+
+    def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(x, self.lora_A.to(x.dtype))
+        result: Tensor = self.base(x) + F.linear(low, self.lora_B.to(x.dtype)) * self.scale
+        return result
+
+
+def sizes(layer: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    weight = layer.weight  # Conv1D
+    return int(weight.shape[0]), int(weight.shape[1])  # type: ignore[union-attr, operator, index]
+
+
+def is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
+
+
+def linear_names(network: nn.Module, output: nn.Module | None) -> list[str]:
+    """All linear layers but the output head, as dotted names in the network's order."""
+    return [name for name, layer in network.named_modules() if is_linear(layer) and layer is not output]
+
+
+def initial(layer: nn.Module, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    inputs, outputs = sizes(layer)
+    bound = 1.0 / math.sqrt(inputs)  # kaiming_uniform with a = sqrt(5): sqrt(6 / ((1 + 5) * in))
+    a = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+    return a, torch.zeros(outputs, rank)
+
+
+def wrap(network: nn.Module, tensors: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> Callable[[], None]:
+    """Put low-rank layers in place; returns the function that restores the network exactly as it was."""
+    originals: list[tuple[nn.Module, str, nn.Module]] = []
+    for name, (a, b) in tensors.items():
+        parent_name, _, child = name.rpartition(".")
+        parent = network.get_submodule(parent_name)
+        layer = getattr(parent, child)
+        originals.append((parent, child, layer))
+        setattr(parent, child, LowRankLinear(layer, a, b, scale))
+
+    def restore() -> None:
+        for parent, child, layer in originals:
+            setattr(parent, child, layer)
+
+    return restore
+
+
+def wrapped(network: nn.Module, names: Iterable[str]) -> dict[str, LowRankLinear]:
+    return {name: network.get_submodule(name) for name in names}  # type: ignore[misc]

@@ -1,0 +1,148 @@
+"""A base in memory: embeddings in, hidden states out, logits only where they are read.
+
+Knows tensors and structure; nothing of text, tasks or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, pack, register
+from tailorbird.errors import ResourceError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+LOGIT_ROWS = 128  # positions whose logits are held at once: 128 x 49,152 x 4 bytes = 25 MB, which malloc reuses
+
+
+class Model:
+    """A transformers causal model whose attention is ours. `hidden_states` is the one way through it."""
+
+    def __init__(self, network: Any, *, device: str = "cpu", verify: bool = True) -> None:
+        self.network = network.to(device)
+        self.network.eval()
+        self.network.set_attn_implementation(register())
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(False)
+        self.device = torch.device(device)
+        self.body: nn.Module = self.network.base_model
+        self.embeddings: nn.Module = self.network.get_input_embeddings()
+        self.output: nn.Module = self.network.get_output_embeddings()
+        self.soft: Tensor | None = None  # (virtual tokens, hidden) put before every head
+        if verify:
+            self.self_test()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embeddings.weight.dtype  # type: ignore[return-value]
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.embeddings.weight.shape[1])  # type: ignore[union-attr]
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.embeddings.weight.shape[0])  # type: ignore[union-attr]
+
+    @property
+    def virtual_tokens(self) -> int:
+        return 0 if self.soft is None else int(self.soft.shape[0])
+
+    def embed(self, batch: Packed) -> Tensor:
+        """(1, T, hidden): token embeddings, the soft prompt before the head unless the head is cached."""
+        embedded: Tensor = self.embeddings(batch.ids)
+        if self.soft is not None and batch.segments.cached is None:
+            embedded = torch.cat([self.soft.to(embedded.dtype), embedded], dim=0)
+        return embedded.unsqueeze(0)
+
+    def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep) -> Tensor:
+        """embedded (1, T, hidden), positions (T,) -> final hidden states (T, hidden)."""
+        result = self.body(
+            inputs_embeds=embedded,
+            position_ids=positions.unsqueeze(0),
+            attention_mask=None,
+            use_cache=False,
+            segments=segments,
+        )
+        return result.last_hidden_state[0]
+
+    def forward(self, batch: Packed) -> Tensor:
+        return self.hidden_states(self.embed(batch), batch.positions, batch.segments)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, hidden) -> (N, vocabulary) in the compute dtype."""
+        result: Tensor = self.output(hidden)
+        return result
+
+    def cross_entropy(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Sum over positions of -log p(target), fp32. hidden (N, hidden), targets (N,). Chunked over positions so
+        that the logits of long answers are never held at once (recomputed in the backward pass)."""
+
+        def chunk_loss(part: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
+            losses = F.cross_entropy(self.logits(part).float(), wanted, reduction="none")
+            return losses.sum() if weight is None else (losses * weight).sum()
+
+        total = hidden.new_zeros((), dtype=torch.float32)
+        many = hidden.shape[0] > 4 * LOGIT_ROWS
+        for start in range(0, hidden.shape[0], LOGIT_ROWS if many else max(1, hidden.shape[0])):
+            stop = start + LOGIT_ROWS if many else hidden.shape[0]
+            weight = None if weights is None else weights[start:stop]
+            part, wanted = hidden[start:stop], targets[start:stop]
+            if many and torch.is_grad_enabled():
+                loss = checkpoint(chunk_loss, part, wanted, weight, use_reentrant=False)
+            else:
+                loss = chunk_loss(part, wanted, weight)
+            total = total + loss
+        return total
+
+    @torch.no_grad()
+    def cache_head(self, head: Sequence[int]) -> KeyValues | None:
+        """Keys and values of the soft prompt and a shared head, computed once for many batches; None if there is none."""
+        length = self.virtual_tokens + len(head)
+        if not length:
+            return None
+        record = KeyValues()
+        positions = torch.arange(length, device=self.device)
+        segments = Segments(
+            head=0,
+            gather=positions.unsqueeze(0),
+            scatter=positions,
+            mask=torch.ones(length, length, dtype=torch.bool, device=self.device).tril(),
+            record=record,
+        )
+        embedded = self.embeddings(torch.tensor(list(head), dtype=torch.long, device=self.device))
+        if self.soft is not None:
+            embedded = torch.cat([self.soft.to(embedded.dtype), embedded], dim=0)
+        self.hidden_states(embedded.unsqueeze(0), positions, segments)
+        return record
+
+    @torch.no_grad()
+    def self_test(self) -> None:
+        """Packed rows behind a shared head must give the logits of the model's own one-row forward.
+
+        Fails for models that mix tokens outside attention or scale their logits: refused rather than measured wrongly.
+        """
+        tokens = [i % max(2, self.vocabulary - 4) + 3 for i in range(5, 14)]
+        head, rows = tokens[:3], [tokens[3:5], tokens[4:9], tokens[6:7]]
+        batch = pack(rows, head=head, device=self.device)
+        soft, self.soft = self.soft, None
+        hidden = self.forward(batch)
+        self.soft = soft
+        for row, end in zip(rows, batch.ends, strict=True):
+            own = self.network(input_ids=torch.tensor([head + row], device=self.device), use_cache=False).logits[0, -1].float()
+            ours = self.logits(hidden[end].unsqueeze(0))[0].float()
+            scale = float(own.abs().max()) + 1e-6
+            tolerance = 1e-3 if self.dtype != torch.bfloat16 else 0.06
+            difference = float((own - ours).abs().max()) / scale
+            if not difference <= tolerance:
+                raise ResourceError(
+                    f"packed rows differ from single rows on this model by {difference:.2g} of its largest logit",
+                    where=type(self.network).__name__,
+                    remedy="models that mix tokens outside attention (state space, convolution, sliding windows) or "
+                    "rescale their logits are not supported yet; choose a Llama-, Qwen2/3-, Mistral- or GPT-2-like base",
+                )

@@ -1,0 +1,237 @@
+"""Packing: many rows in one flat sequence, their common beginning (the shared head) only once.
+
+A forward pass sees `[head | row 1 | row 2 | …]`, T tokens and no padding, so that every linear layer works on useful
+tokens only. Attention alone looks at the structure: the head attends to itself; a row attends to the head and to
+itself. Because the head is part of the same graph, its gradient is the exact sum over the rows.
+
+Letters: T flat tokens, h head tokens, S rows (segments), Q longest row, H heads, G key/value heads, D head size.
+
+Simplification: within attention rows are padded on the right to Q. Causality keeps real tokens from seeing padding,
+so no validity mask is needed; padding costs attention time only, which is small at the lengths we pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NAME = "tailorbird_segments"
+EXPLICIT_WEIGHTS = 4_000_000  # attention weights (rows x heads x queries x keys) up to which they are held
+
+
+class KeyValues:
+    """Keys and values of one forward, layer by layer: `keys[layer]` is (S, G, length, D)."""
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    @property
+    def length(self) -> int:
+        return int(self.keys[0].shape[2])
+
+    def add(self, layer: int, key: Tensor, value: Tensor) -> None:
+        if layer != len(self.keys):
+            raise RuntimeError(f"layer {layer} reported its keys out of order (expected {len(self.keys)})")
+        self.keys.append(key)
+        self.values.append(value)
+
+
+@dataclass
+class Segments:
+    """The structure of one flat sequence, as attention needs it.
+
+    gather: (S, Q) flat positions of each row's tokens (padding repeats the row's first token).
+    scatter: (T - h,) where each row token lies in the padded (S * Q) layout.
+    mask: (Q, h + Q) or (S, 1, Q, h + Q) bool, True = may attend.
+    cached: keys and values of a head that was computed before (then h tokens are not part of the flat sequence).
+    record: filled with this forward's keys and values, for a later forward to build on.
+    """
+
+    head: int
+    gather: Tensor
+    scatter: Tensor
+    mask: Tensor
+    cached: KeyValues | None = None
+    record: KeyValues | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.gather.shape[0]
+
+
+@dataclass
+class DecodeStep:
+    """One generated token a row: `lengths[s]` keys are already in the row's cache, the new one is written behind them."""
+
+    keys: list[Tensor]  # per layer (S, G, capacity, D)
+    values: list[Tensor]
+    lengths: Tensor  # (S,)
+    mask: Tensor  # (S, 1, 1, longest) bool
+
+
+@dataclass
+class Packed:
+    """A flat batch: ids (T,), positions (T,) and the segments; `ends[s]` is the flat position of row s's last token."""
+
+    ids: Tensor
+    positions: Tensor
+    segments: Segments
+    starts: list[int]
+    ends: list[int]
+
+
+def pack(
+    rows: Sequence[Sequence[int]],
+    *,
+    head: Sequence[int] = (),
+    soft: int = 0,
+    cached: KeyValues | None = None,
+    device: str | torch.device = "cpu",
+) -> Packed:
+    """Lay out `rows` (token ids behind the head) for one forward.
+
+    `soft` virtual tokens stand before the head: they take the first positions and are counted in the head's length,
+    their embeddings are put there by the model. With `cached` the keys of soft prompt and head are given and only the
+    rows are in the flat sequence.
+    """
+    if not rows or any(not row for row in rows):
+        raise ValueError("every row needs at least one token behind the shared head")
+    context = cached.length if cached is not None else soft + len(head)
+    in_flat = 0 if cached is not None else context
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    ids: list[int] = [] if cached is not None else list(head)
+    positions: list[int] = [] if cached is not None else list(range(context))
+    starts, ends, gather, scatter = [], [], [], []
+    cursor = in_flat
+    for number, row in enumerate(rows):
+        starts.append(cursor)
+        ids.extend(row)
+        positions.extend(range(context, context + len(row)))
+        gather.append([cursor + min(i, len(row) - 1) for i in range(longest)])
+        scatter.extend(range(number * longest, number * longest + len(row)))
+        cursor += len(row)
+        ends.append(cursor - 1)
+    causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
+    mask = torch.cat([causal.new_ones(longest, context), causal], dim=1) if context else causal
+    segments = Segments(
+        head=in_flat,
+        gather=torch.tensor(gather, device=device),
+        scatter=torch.tensor(scatter, device=device),
+        mask=mask,
+        cached=cached,
+    )
+    return Packed(
+        ids=torch.tensor(ids, dtype=torch.long, device=device),
+        positions=torch.tensor(positions, dtype=torch.long, device=device),
+        segments=segments,
+        starts=starts,
+        ends=ends,
+    )
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """Scaled dot-product attention where H query heads share G key/value heads. All (S, heads, length, D); `mask` as in
+    `Segments`, None = causal.
+
+    Short rows take explicit products: torch's fused kernel needs 7 x as long for them in bf16, forward and backward.
+    Long rows take the fused kernel, which never holds the (Q, K) weights.
+    """
+    rows, heads, length, size = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    if rows * heads * length * keys > EXPLICIT_WEIGHTS:
+        repeats = heads // groups
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, is_causal=mask is None)
+    if mask is None:
+        mask = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril()
+    seen = mask if mask.dim() == 2 else mask.unsqueeze(1)  # (Q, K), or (S, 1, 1, Q, K)
+    together = query.reshape(rows, groups, -1, size)  # (S, G, H/G * Q, D)
+    weights = torch.matmul(together, key.transpose(2, 3)).float().view(rows, groups, -1, length, keys)
+    weights = (weights * scaling).masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
+    out = torch.matmul(weights.view(rows, groups, -1, keys), value)  # (S, G, H/G * Q, D)
+    return out.view(rows, heads, length, size)
+
+
+def _rows_of(x: Tensor, gather: Tensor) -> Tensor:
+    """(1, heads, T, D) -> (S, heads, Q, D): each row's tokens, padded to the longest."""
+    heads, size = x.shape[1], x.shape[3]
+    flat = x[0].transpose(0, 1).reshape(-1, heads * size)  # (T, heads * D)
+    picked = flat.index_select(0, gather.reshape(-1))
+    return picked.view(*gather.shape, heads, size).transpose(1, 2)
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | DecodeStep | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The function transformers calls in every layer. query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D).
+
+    `attention_mask` is None by construction (see `register`); without `segments` this is plain causal attention.
+    """
+    if dropout:
+        raise RuntimeError("attention dropout is not supported over packed rows; the base must be in evaluation mode")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer = int(getattr(module, "layer_idx", -1))
+    if segments is None:
+        out = _grouped(query, key, value, None, scale)
+        return out.transpose(1, 2), None
+    if isinstance(segments, DecodeStep):
+        return _decode(layer, query, key, value, scale, segments), None
+    return _packed(layer, query, key, value, scale, segments), None
+
+
+def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, s: Segments) -> Tensor:
+    h, outputs = s.head, []
+    if h:
+        head_key, head_value = key[:, :, :h], value[:, :, :h]
+        outputs.append(_grouped(query[:, :, :h], head_key, head_value, None, scale).transpose(1, 2)[0])
+    elif s.cached is not None:
+        head_key, head_value = s.cached.keys[layer], s.cached.values[layer]
+    rows_query, rows_key, rows_value = (_rows_of(x, s.gather) for x in (query, key, value))
+    if s.record is not None:
+        s.record.add(layer, rows_key, rows_value)
+    if h or s.cached is not None:
+        size = (s.rows, -1, -1, -1)
+        rows_key = torch.cat([head_key.expand(size), rows_key], dim=2)
+        rows_value = torch.cat([head_value.expand(size), rows_value], dim=2)
+    out = _grouped(rows_query, rows_key, rows_value, s.mask, scale)  # (S, H, Q, D)
+    flat = out.transpose(1, 2).reshape(-1, out.shape[1] * out.shape[3])  # (S * Q, H * D)
+    flat = flat.index_select(0, s.scatter).view(-1, out.shape[1], out.shape[3])  # (T - h, H, D)
+    outputs.append(flat)
+    return torch.cat(outputs, dim=0).unsqueeze(0)
+
+
+def _decode(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, step: DecodeStep) -> Tensor:
+    rows = torch.arange(step.lengths.shape[0], device=query.device)
+    step.keys[layer][rows, :, step.lengths] = key[0].transpose(0, 1)
+    step.values[layer][rows, :, step.lengths] = value[0].transpose(0, 1)
+    longest = step.mask.shape[-1]
+    keys, values = step.keys[layer][:, :, :longest], step.values[layer][:, :, :longest]
+    out = _grouped(query[0].transpose(0, 1).unsqueeze(2), keys, values, step.mask, scale)  # (S, H, 1, D)
+    return out.squeeze(2).unsqueeze(0)
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    return None
+
+
+def register() -> str:
+    """Make `attention` known to transformers and tell it never to build a mask; returns the implementation's name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    return NAME

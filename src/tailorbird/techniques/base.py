@@ -1,0 +1,136 @@
+"""What a technique supplies: settings, defaults, what is trained or which prompt is built, its parts, its citation.
+
+It neither reads files, nor batches, nor writes checkpoints, nor computes scores.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tailorbird.types import BaseFacts, Row, Train, Tuning
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from tailorbird.artifacts.parts import Decode, Parts, Prompt
+    from tailorbird.engine.batches import Batch
+    from tailorbird.engine.model import Model
+    from tailorbird.engine.train import Trainable
+
+ALL_TASKS = frozenset({"classify", "answer", "write"})
+
+
+class NoSettings(BaseModel):
+    """A technique without settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingSettings(BaseModel):
+    """What every technique that learns from rows can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(gt=0, le=10, allow_inf_nan=False, description="Peak learning rate of AdamW.")
+    epochs: int = Field(ge=1, le=1000, description="How often each Train row is met.")
+    batch_rows: int = Field(ge=1, le=4096, description="Rows per optimizer step, whatever the memory.")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps over which the learning rate rises.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay, on matrices only.")
+    clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 = no clipping.")
+
+
+class Technique:
+    """Common to all. `revision` is raised by hand when the same settings would give another result."""
+
+    name: ClassVar[str]
+    citation: ClassVar[str]
+    revision: ClassVar[int] = 1
+    trained: ClassVar[bool] = False
+    tasks: ClassVar[frozenset[str]] = ALL_TASKS
+    Settings: ClassVar[type[BaseModel]] = NoSettings
+
+    def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
+        """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
+        return {}
+
+    def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> Any:
+        """The typed settings: what was asked over the defaults. Raises pydantic's ValidationError."""
+        return self.Settings.model_validate({**self.defaults(base, rows), **asked})
+
+
+class Trained(Technique):
+    """Learns from rows by gradient descent."""
+
+    trained = True
+
+    def trainable(self, model: Model, settings: Any, generator: torch.Generator) -> Trainable:
+        """Make the trainable tensors and put them in place."""
+        raise NotImplementedError
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Sum of the loss over the batch's supervised tokens."""
+        from tailorbird.engine.train import token_loss
+
+        return token_loss(model, batch)
+
+    def parts(self, tensors: Mapping[str, Tensor], settings: Any, prompt: Prompt, decode: Decode) -> Parts:
+        """The customization made of the trained fp32 tensors."""
+        raise NotImplementedError
+
+
+@dataclass
+class SearchContext:
+    """What a prompted technique may use. `judge` gives a mean score on Tuning rows for a candidate, and `content_free`
+    the mean label probabilities of inputs without content, in nats: both work on any answerer."""
+
+    instruction: str | None
+    decode: Decode
+    train: Train
+    tuning: Tuning
+    rng: random.Random
+    fits: Callable[[Prompt], bool]
+    judge: Callable[[Parts], float]
+    content_free: Callable[[Parts], Mapping[str, float]]
+    target: Callable[[Row], str]
+    note: Callable[[str], None]
+
+    def calibrated(self, parts: Parts, mode: str) -> tuple[Parts, float]:
+        """`parts` with contextual calibration when `mode` says so ("auto": when it is better on Tuning)."""
+        import dataclasses
+
+        plain = self.judge(parts) if len(self.tuning) else 0.0
+        if self.decode.kind != "classify" or mode == "off":
+            return parts, plain
+        decode = dataclasses.replace(parts.decode, calibration=dict(self.content_free(parts)))
+        candidate = dataclasses.replace(parts, decode=decode)
+        if mode == "on":
+            return candidate, self.judge(candidate) if len(self.tuning) else 0.0
+        if not len(self.tuning):
+            return parts, plain
+        score = self.judge(candidate)
+        self.note(f"contextual calibration on Tuning: {plain:.3f} without, {score:.3f} with")
+        return (candidate, score) if score > plain else (parts, plain)
+
+
+class Prompted(Technique):
+    """Builds a prompt; changes no weights."""
+
+    def search(self, ctx: SearchContext, settings: Any) -> Parts:
+        raise NotImplementedError
+
+
+def one_per_label(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
+    """`count` rows of each label, in random order; for rows without labels `count` rows in all."""
+    by_label: dict[str | None, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    chosen = [row for label in sorted(by_label, key=str) for row in rng.sample(by_label[label], min(count, len(by_label[label])))]
+    rng.shuffle(chosen)
+    return chosen
