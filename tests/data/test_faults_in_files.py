@@ -123,7 +123,9 @@ def test_a_missing_file_is_named_with_the_one_that_was_meant(tmp_path: Path) -> 
     (tmp_path / "banking.csv").write_text("text,label\n")
     with pytest.raises(DataError) as error:
         read(["bankin.csv"], root=tmp_path)
-    assert str(error.value) == "bankin.csv: no such file (D01)\n  → did you mean 'banking.csv'? It is in the same folder"
+    assert (
+        str(error.value) == "bankin.csv: no such file (D01)\n  → did you mean 'banking.csv'? It is in the same folder"
+    )
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "x" * 5000, "nowhere/rows.csv", "*.csv", "empty"])
@@ -133,7 +135,9 @@ def test_a_path_to_nothing_is_a_data_error(path: str, tmp_path: Path) -> None:
         read([path], root=tmp_path)
 
 
-@pytest.mark.parametrize("url", ["http://example.org/rows.csv", "https://a/b", "s3://bucket/rows", "hf://x", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url", ["http://example.org/rows.csv", "https://a/b", "s3://bucket/rows", "hf://x", "file:///etc/passwd"]
+)
 def test_a_url_is_not_followed(url: str, tmp_path: Path) -> None:
     with pytest.raises(SafetyError, match="a URL is not followed") as error:
         read([url], root=tmp_path)
@@ -189,7 +193,9 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
     os.utime(path, ns=(examined.file.mtime_ns, examined.file.mtime_ns))  # and same time: only the hash tells
     with pytest.raises(DataError) as error:
         list(items(examined))
-    assert str(error.value) == "rows.csv: changed while it was read (D47)\n  → wait until it is written, then start again"
+    assert (
+        str(error.value) == "rows.csv: changed while it was read (D47)\n  → wait until it is written, then start again"
+    )
 
 
 def test_a_file_that_grows_while_it_is_looked_at_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,12 @@ JSON_LINES: dict[str, tuple[bytes, str | None, str, str]] = {
         "holds half of a surrogate pair (\\ud800-\\udfff), which is no character",
     ),
     "nested": (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None, "D12", "nested deeper than 100 levels"),
-    "digits": (b'{"prompt": "a", "completion": "b", "x": ' + b"9" * 5000 + b"}", None, "D13", "a whole number of 5000 digits"),
+    "digits": (
+        b'{"prompt": "a", "completion": "b", "x": ' + b"9" * 5000 + b"}",
+        None,
+        "D13",
+        "a whole number of 5000 digits",
+    ),
     "a list": (b'["a", "b"]', None, "D15", "the record is a list, an object with named fields is needed"),
     "a text": (b'"a"', None, "D15", "the record is a text, an object with named fields is needed"),
     "a number": (b"5", None, "D15", "the record is a number, an object with named fields is needed"),
@@ -82,7 +87,9 @@ def test_a_bad_json_line_is_set_aside_with_its_reason(kind: str, read_bytes: Rea
     bad, field, code, reason = JSON_LINES[kind]
     data = read_bytes("rows.jsonl", b"\n".join([*good_lines(20), bad]))
     assert len(data.rows) == 20
-    assert [(str(r.place), r.field, r.code, r.reason) for r in data.rejected] == [("rows.jsonl:21", field, code, reason)]
+    assert [(str(r.place), r.field, r.code, r.reason) for r in data.rejected] == [
+        ("rows.jsonl:21", field, code, reason)
+    ]
     assert data.facts.rejected == {code: 1}
 
 
@@ -116,10 +123,16 @@ def test_a_bad_conversation_is_set_aside_with_its_reason(kind: str, read_bytes: 
 
 
 def test_a_line_with_a_foreign_byte_among_utf8_lines_is_set_aside(read_bytes: Read, good_lines: Lines) -> None:
-    lines = [*good_lines(3), '{"prompt": "café", "completion": "ja"}'.encode(), b'{"prompt": "caf\xe9", "completion": "ja"}']
+    lines = [
+        *good_lines(3),
+        '{"prompt": "café", "completion": "ja"}'.encode(),
+        b'{"prompt": "caf\xe9", "completion": "ja"}',
+    ]
     data = read_bytes("rows.jsonl", b"\n".join(lines))
     assert len(data.rows) == 4
-    assert [(r.place.line, r.code, r.reason) for r in data.rejected] == [(5, "D06", "byte 0xE9 at place 15 is not UTF-8")]
+    assert [(r.place.line, r.code, r.reason) for r in data.rejected] == [
+        (5, "D06", "byte 0xE9 at place 15 is not UTF-8")
+    ]
 
 
 def test_a_giant_line_is_set_aside_in_constant_memory(tmp_path: Path, good_lines: Lines) -> None:
@@ -140,7 +153,11 @@ def test_a_giant_line_is_set_aside_in_constant_memory(tmp_path: Path, good_lines
 
 
 def test_a_giant_element_of_an_array_is_set_aside_too(read_bytes: Read) -> None:
-    content = b'[{"prompt": "a", "completion": "b"},\n{"prompt": "' + b"x" * 500_000 + b'"},\n{"prompt": "c", "completion": "d"}]'
+    content = (
+        b'[{"prompt": "a", "completion": "b"},\n{"prompt": "'
+        + b"x" * 500_000
+        + b'"},\n{"prompt": "c", "completion": "d"}]'
+    )
     data = read_bytes("rows.json", content, max_line_bytes=1000)
     assert [row.place.line for row in data.rows] == [1, 3]
     assert [(r.place.line, r.code) for r in data.rejected] == [(2, "D14")]

@@ -55,7 +55,12 @@ SHAPES: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
         [("user", "u"), ("assistant", "a")],
     ),
     "messages in parts": (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "u"}]}, {"role": "assistant", "content": "a"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "u"}]},
+                {"role": "assistant", "content": "a"},
+            ]
+        },
         "messages",
         [("user", "u"), ("assistant", "a")],
     ),
@@ -124,14 +129,18 @@ def test_repairs_are_counted(read_bytes: Read) -> None:
 
 
 def test_composed_and_decomposed_spellings_are_one_row_and_keep_their_own_characters(read_bytes: Read) -> None:
-    data = read_bytes("rows.jsonl", '{"text": "cafe\u0301", "label": "x"}\n{"text": "caf\u00e9", "label": "x"}'.encode())
+    data = read_bytes(
+        "rows.jsonl", '{"text": "cafe\u0301", "label": "x"}\n{"text": "caf\u00e9", "label": "x"}'.encode()
+    )
     assert data.facts.duplicates == 1
     assert data.rows[0].input_text == "cafe\u0301"
 
 
 def test_one_input_with_two_labels_is_listed(read_bytes: Read) -> None:
     data = read_bytes("rows.csv", b"text,label\nWhere is it?,a\nwhere is IT,b\nelse,a\n")
-    assert data.facts.contradictions == ({"input": "Where is it?", "labels": ["a", "b"], "places": ["rows.csv:2", "rows.csv:3"]},)
+    assert data.facts.contradictions == (
+        {"input": "Where is it?", "labels": ["a", "b"], "places": ["rows.csv:2", "rows.csv:3"]},
+    )
     assert "1 input(s) stand with different answers (D32), first: rows.csv:2, rows.csv:3" in data.facts.warnings
 
 
@@ -140,13 +149,18 @@ def test_what_is_odd_about_labels_is_said(read_bytes: Read) -> None:
     facts = read_bytes("rows.csv", f"text,label\n{rows}".encode()).facts
     assert "99.8 % of the rows have the label 'common' (D36): look at recall by label" in facts.warnings
     facts = read_bytes("rows.csv", b"text,label\na,card lost\nb,Card_Lost\n").facts
-    assert "the labels 'Card_Lost' and 'card lost' differ only in case or separators (D35): are they one?" in facts.warnings
+    assert (
+        "the labels 'Card_Lost' and 'card lost' differ only in case or separators (D35): are they one?"
+        in facts.warnings
+    )
 
 
 def test_columns_that_nothing_reads_are_said(read_bytes: Read) -> None:
     data = read_bytes("rows.csv", b"text,label,colour\na,x,red\nb,y,blue\n")
     assert "columns that nothing reads (D18): colour (2)" in data.facts.warnings
-    assert read_bytes("rows.csv", b"text,label,colour\na,x,red\nb,y,\n", slices=["colour"]).rows[1].slices == {"colour": "(none)"}
+    assert read_bytes("rows.csv", b"text,label,colour\na,x,red\nb,y,\n", slices=["colour"]).rows[1].slices == {
+        "colour": "(none)"
+    }
 
 
 def test_a_mapping_goes_before_any_guess(read_bytes: Read) -> None:
