@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from tailorbird.types import JSON, BaseFacts, Kind
+from tailorbird.types import JSON, BaseFacts, Kind, SplitName
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Reading:
     slices: tuple[str, ...]
     max_bad_share: float
     overlap: Literal["refuse", "drop_from_train"]
-    sizes: Mapping[str, int | None]
+    sizes: Mapping[SplitName, int | None]
     seed: int
 
 

@@ -15,9 +15,11 @@ from tailorbird.plan.document import Entrant, Plan, Reading
 from tailorbird.plan.estimate import Estimate, estimate
 from tailorbird.plan.facts import Facts
 from tailorbird.spec import Contestant, Spec, did_you_mean
+from tailorbird.types import SplitName
 
 DEFAULT_CONTESTANTS = ("majority", "tfidf", "zero_shot", "few_shot", "lora", "sft")
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
+SPLITS: tuple[SplitName, ...] = ("train", "tuning", "validation", "test")
 BF16_GAIN = 1.3
 CHECKPOINT_SECONDS = 60.0
 REFERENCE_SECONDS = 3.0
@@ -40,7 +42,7 @@ def reading(spec: Spec, claims: Claims | None = None) -> Reading:
         slices=tuple(take("data", "slices")),
         max_bad_share=take("data", "max_bad_share"),
         overlap=take("data", "overlap"),
-        sizes={name: take("split", name) for name in ("train", "tuning", "validation", "test")},
+        sizes={name: take("split", name) for name in SPLITS},
         seed=take("seed"),
     )
 
@@ -126,7 +128,7 @@ def _reading(spec: Spec, claims: Claims) -> Reading:
             "data", "overlap", because="it is about your own `test` or `validation` file, and none is named"
         )
     for name in ("test", "validation"):
-        if getattr(read, name) and read.sizes[name]:
+        if getattr(read, name) and read.sizes[name] is not None:
             claims.taken.discard(("split", name))
             claims.has_no_effect("split", name, because=f"all rows of data.{name} are used")
     return read
@@ -295,18 +297,15 @@ def _checkpoint_steps(guess: Estimate) -> int:
 
 
 def _validation_note(rows: int, margin: float) -> list[str]:
+    from tailorbird.measure.detectable import rows_for_margin
+
     needed = rows_for_margin(margin)
-    if rows >= needed:
+    if needed is None or rows >= needed:
         return []
     return [
         f"with {rows} Validation rows no cheaper contestant can be shown to be within {margin:g} of the best: "
         f"at least {needed} are needed, or a larger margin"
     ]
-
-
-def rows_for_margin(margin: float) -> int:
-    """Validation rows below which even equal answers leave an interval wider than the margin (Tango's)."""
-    return math.ceil(3.84 * (1 - margin) / margin)
 
 
 def _minutes(entrants: tuple[Entrant, ...]) -> float:

@@ -56,7 +56,7 @@ def inputs_of(spec: Spec) -> Inputs:
 
 
 def _brought(spec: Spec, contestant: Any) -> str | None:
-    """Content of an imported contestant's file or folder. A command's program cannot be seen: its line is in the spec."""
+    """Content of an imported contestant's file or folder. Of a command only its line is known, which is in the spec."""
     named = contestant.answers or contestant.adapter
     if named is None:
         return None

@@ -187,7 +187,7 @@ def _uncalibrated(shop: Workshop, work: Work, split: str) -> None:
 
 
 def attempt(shop: Workshop, work: Work, step: Callable[[Workshop, Work], None]) -> None:
-    """One contestant's step. A failure makes its row `failed`, with the traceback in the step's folder; others go on."""
+    """One contestant's step. A failure makes its row `failed`, its traceback is kept in error.txt; others go on."""
     if not work.alive:
         return
     try:

@@ -1,4 +1,4 @@
-"""What a run hands out: data facts, comparison.json, suspects.csv, the page, one view a contestant, scores beside each."""
+"""What a run hands out: data facts, comparison.json, suspects.csv, the page, a view and a card of each contestant."""
 
 from __future__ import annotations
 
@@ -28,12 +28,8 @@ def write_data(folder: RunFolder, material: Material) -> None:
     place = folder.path / "data"
     store.write_json(place / "facts.json", material.data_facts)
     store.write_json(place / "splits.json", {"facts": material.split_facts, "rows": manifest(material.splits)})
-    rejected = [r for dataset in (material.dataset, *material.given.values()) for r in dataset.rejected]
-    lines = (
-        {"file": r.place.file, "line": r.place.line, "field": r.field, "code": r.code, "reason": r.reason}
-        for r in rejected
-    )
-    store.write_jsonl(place / "rejected.jsonl", lines)
+    datasets = (material.dataset, *material.given.values())
+    store.write_jsonl(place / "rejected.jsonl", (record for d in datasets for record in d.rejected_records()))
 
 
 def write_all(shop: Workshop, works: Sequence[Work], sealed: sealing.Seal) -> JSON:
@@ -129,10 +125,10 @@ def write_view(shop: Workshop, work: Work, record: Record, comparison: JSON) -> 
     view = {"label": work.label, "steps": dict(work.keys), "artifact": record.artifact, "row": row}
     store.write_json(shop.folder.path / "contestants" / f"{work.label}.json", view)
     if work.artifact is not None and work.state == "done":
-        from tailorbird.artifacts.card import write_card
+        from tailorbird.running.card import card
 
         store.write_json(work.artifact / "scores.json", row)
-        write_card(work.artifact, comparison, work.label)
+        store.write_text(work.artifact / "README.md", card(row, comparison, shop.plan))
 
 
 def page(
