@@ -39,7 +39,7 @@ class Lora(Trained):
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
-        return {"learning_rate": 1e-3 if large else 5e-4, "epochs": 2 if large else 3, "batch_rows": 32 if large else 16}
+        return {"learning_rate": 1e-3 if large else 5e-4, "epochs": 3, "batch_rows": 32 if large else 16}
 
     def trainable(self, model: Model, settings: Settings, generator: torch.Generator) -> Trainable:
         from tailorbird.engine import low_rank
