@@ -1,7 +1,7 @@
-"""A comparison as a real run writes it: the demo's eight contestants on 12 bank intents, made by dice with a fixed seed.
+"""A comparison as a real run writes it: the demo's eight contestants on 12 bank intents, made by seeded dice.
 
-The numbers are not measurements. They are shaped like the ones a run of the demo gives, so that tables, live view and page
-are tried on what people will see. `Case` is built by `bank()`; the other functions bend it (verdicts, failures, `write`).
+The numbers are not measurements. They are shaped like the ones a run of the demo gives, so that tables, live view and
+page are tried on what people will see. `bank()` builds a `Case`; the other functions bend it.
 """
 
 from __future__ import annotations
@@ -273,7 +273,8 @@ def bank(n: int = 300, skill: dict[str, float] | None = None, intents: dict[str,
             "rows_to_decide": 900,
             "on_test": "confirmed",
             "sealed_at": "2026-03-02T10:41:07Z",
-            "reason": "use sft: 3.0 points above tfidf (1.1 to 4.9), the best of what needs no training of a model, and 4.0 above lora",
+            "reason": "use sft: the best of the techniques, 97.3 % right (94.8 to 98.6) on 300 Validation rows, "
+            "better than tfidf by +3 points (+1.1 to +4.9) and than majority and today by more",
         },
         "verdicts": ["prompt_tuning: forgets clearly more than lora and sft"],
     }
@@ -382,11 +383,14 @@ def contestant_row(label: str, outcomes: dict[str, dict[SplitName, list[Outcome]
         "seeds": [0],
         "interval_is_about": "this checkpoint, on rows like these",
         "meets": {},
+        "misses": None,
         "validation": score_of(mine["validation"]),
         "test": score_of(mine["test"]),
-        "versus_best": against[best],
+        "versus_best": against[best] if label != best else {"validation": {}, "test": {}},
         "versus_base": against.get("zero_shot", {}),
-        "slices": {"worst": {"name": "label=exchange_rate", "score": 0.6, "n": 25}},
+        "slices": {
+            "worst": {"name": "label=exchange_rate", "score": 0.6, "low": 0.41, "high": 0.77, "n": 25, "of": 12}
+        },
         "forgetting": forgetting_of(label),
         "cost": cost_of(label, kind),
         "settings": {"asked": {"epochs": 3} if settings else {}, "effective": settings},
@@ -430,14 +434,14 @@ def with_verdict(case: Case, verdict: str) -> Case:
         "keep": {
             "label": None,
             "kept": "tfidf",
-            "reason": "keep tfidf: no technique is shown to be better by more than 3 points",
+            "reason": "keep it simple: tfidf is as good on this data within 3 points; the nearest, lora, differs by −1 point",
             "undecided": [],
             "rows_to_decide": None,
         },
         "undecided": {
             "label": "lora",
             "kept": None,
-            "reason": "lora and tfidf are too close to call on 300 rows",
+            "reason": "undecided: lora is the best of the techniques, but not shown to be better than tfidf",
             "undecided": ["tfidf"],
             "rows_to_decide": 1450,
             "on_test": "not confirmed",
@@ -445,7 +449,7 @@ def with_verdict(case: Case, verdict: str) -> Case:
         "none": {
             "label": None,
             "kept": None,
-            "reason": "no technique met the requirements: latency_ms 20 (best: zero_shot 57)",
+            "reason": "no recommendation: no technique meets the requirements: sft misses latency_ms by 37 ms",
             "undecided": [],
             "rows_to_decide": None,
             "on_test": None,

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from tailorbird.reporting import numbers
 from tailorbird.reporting.contestants import chance, in_order, no_better_than_chance
+from tailorbird.reporting.doubts import how_sure
 from tailorbird.reporting.tables import markdown, ranked_table
 from tailorbird.reporting.text import markdown_cell, printable
-from tailorbird.reporting.verdict import headline, how_sure, lead, next_commands, standing, verdict
+from tailorbird.reporting.verdict import headline, lead, missed, next_commands, standing, verdict
 
 from .fixture import Case, bank, with_failures, with_verdict, write_task
 
@@ -102,14 +103,18 @@ def test_without_a_label_the_commands_name_a_contestant(case: Case) -> None:
 
 
 def test_a_requirement_that_was_missed_is_named(case: Case) -> None:
-    assert "sft does not meet: latency ms 20." in verdict(with_verdict(case, "none").comparison)
+    comparison = copy.deepcopy(case.comparison)
+    comparison["rows"][0].update(meets={"latency_ms": False, "min_score": True}, misses="latency_ms by 37 ms")
+    comparison["rows"][1].update(meets={"latency_ms": None, "min_score": True})
+    labels = [row["label"] for row in comparison["rows"][:2]]
+    assert missed(comparison) == [f"{labels[0]} misses latency_ms by 37 ms.", f"{labels[1]} misses latency ms."]
 
 
-def test_a_run_in_which_no_technique_finished_says_so(case: Case) -> None:
-    comparison = copy.deepcopy(with_verdict(case, "none").comparison)
-    for row in comparison["rows"]:
-        row["state"] = "failed"
-    assert headline(comparison) == "No recommendation: no technique finished."
+def test_without_a_recommendation_headline_and_lead_do_not_repeat_each_other(case: Case) -> None:
+    comparison = with_verdict(case, "none").comparison
+    assert headline(comparison) == "No recommendation."
+    assert lead(comparison) == "No technique meets the requirements: sft misses latency_ms by 37 ms."
+    assert headline({**comparison, "recommendation": None}) == "Not finished yet."
 
 
 def test_the_standing_follows_the_rule_of_the_margin(case: Case) -> None:
@@ -121,8 +126,8 @@ def test_the_standing_follows_the_rule_of_the_margin(case: Case) -> None:
 
 
 def test_the_lead_drops_the_words_that_the_headline_already_says(case: Case) -> None:
-    assert lead(case.comparison).startswith("3.0 points above tfidf")
-    assert lead(with_verdict(case, "undecided").comparison).startswith("lora and tfidf are too close")
+    assert lead(case.comparison).startswith("The best of the techniques, 97.3 % right")
+    assert lead(with_verdict(case, "undecided").comparison).startswith("lora is the best of the techniques")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tailorbird.measure.comparison import ranked
 from tailorbird.reporting.numbers import is_number
-from tailorbird.types import JSON, Outcome
+from tailorbird.types import JSON, Outcome, SplitName
 
 WHAT = {
     "zero_shot": "the base as it is, with the instruction alone",
@@ -84,15 +85,8 @@ def by_label(comparison: JSON, label: str | None) -> JSON | None:
 
 
 def in_order(comparison: JSON) -> list[JSON]:
-    """Best Validation score first (equal scores: as in the spec), then what was not measured, failed, skipped."""
-
-    def place(numbered: tuple[int, JSON]) -> tuple[int, float, int]:
-        index, row = numbered
-        found = measured(row, "validation")
-        group = {"failed": 2, "skipped": 3}.get(row.get("state", "done"), 0 if found else 1)
-        return group, -found["score"] if found else 0.0, index
-
-    return [row for _, row in sorted(enumerate(comparison.get("rows", [])), key=place)]
+    """The order of every table and chart, as `measure` ranks them."""
+    return ranked(comparison)
 
 
 def pick(comparison: JSON) -> JSON | None:
@@ -102,9 +96,11 @@ def pick(comparison: JSON) -> JSON | None:
 
 
 def best_technique(comparison: JSON) -> JSON | None:
-    """The technique with the best Validation score: the one that `versus_best` is against."""
-    rows = [row for row in in_order(comparison) if row.get("kind") == "technique" and done(row)]
-    return next((row for row in rows if measured(row, "validation")), None)
+    """The technique with the best Validation score. Of equal ones that which has no difference to itself."""
+    rows = [r for r in in_order(comparison) if r.get("kind") == "technique" and done(r) and measured(r, "validation")]
+    equal = [row for row in rows if row["validation"]["score"] == rows[0]["validation"]["score"]]
+    own = (row for row in equal if not (row.get("versus_best") or {}).get("validation"))
+    return next(own, equal[0] if equal else None)
 
 
 def margin(comparison: JSON) -> float:
@@ -140,7 +136,7 @@ def no_better_than_chance(comparison: JSON, outcomes: Iterable[Outcome] = ()) ->
     return found
 
 
-def splits_for_reading(comparison: JSON) -> Sequence[str]:
+def splits_for_reading(comparison: JSON) -> Sequence[SplitName]:
     """Validation first: reading Test rows before choosing again would use Test up."""
     return ("validation", "test") if comparison.get("splits", {}).get("validation") else ("test",)
 

@@ -1,7 +1,7 @@
 """The live view of a run: a listener of events that draws on stderr, so that stdout stays data.
 
-In a terminal: a calm table, one row a contestant, its Validation score as soon as it is measured. Without one (a log file, CI,
-`TERM=dumb`): plain lines at the start and end of stages, and progress at most every twenty seconds.
+In a terminal: a calm table, one row a contestant, its Validation score as soon as it is measured. Without one (a log
+file, CI, `TERM=dumb`): plain lines at the start and end of stages, and progress at most every twenty seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOTES_SHOWN = 3
 
 
 class LiveView:
-    """`with LiveView() as view: events = Events(view, …)`; it also starts itself at `run_started` and ends at `run_finished`."""
+    """`with LiveView() as view: events = Events(view, …)`. It starts with the first event, ends at `run_finished`."""
 
     def __init__(
         self, console: Console | None = None, *, metric: str = "accuracy", clock: Callable[[], float] = time.monotonic

@@ -1,19 +1,19 @@
-"""Numbers as people read them: percent for shares, units that fit the size, a true minus sign, and "-" for what is not known.
+"""Numbers as people read them: percent for shares, units that fit the size, a true minus sign, "–" for the unknown.
 
-Everything here takes plain values of `comparison.json` and gives short text; nothing here knows tables, pages or colours.
+Everything takes plain values of `comparison.json` and gives short text; nothing here knows tables, pages or colours.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 UNKNOWN = "–"
 SHARES = frozenset({"accuracy", "exact_match", "macro_f1", "token_f1", "stop_rate"})  # shown in percent
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` can be drawn or compared: a finite number that is not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -75,7 +75,7 @@ def probability(value: Any) -> str:
 
 
 def bits(value: Any) -> str:
-    """A change in bits per byte; exactly zero is said without decimals, because it means "the same code path, no change"."""
+    """A change in bits per byte; exactly zero is said without decimals, as it means "the same path, no change"."""
     if not is_number(value):
         return UNKNOWN
     return "0" if value == 0 else signed(value, 3)
@@ -147,6 +147,8 @@ def setting(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, int):
+        return count(value) if abs(value) >= 10_000 else str(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {setting(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """What the live view knows of a run: one state a contestant, and estimates of the time left. No terminal, no rich.
 
-Time left of a stage is extrapolated from its own pace; of contestants that wait, from the stages others have been through.
-Where nothing is known the estimate is a lower bound and says so.
+Time left of a stage is extrapolated from its own pace; of contestants that wait it is what the plan expected
+(`expected` of `run_started`). Where nothing is known the estimate is a lower bound and says so.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tailorbird.reporting.verdict import verdict
 from tailorbird.types import JSON
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 
 __all__ = ["RankedTable", "markdown", "ranked_table", "verdict"]
 
@@ -128,8 +128,8 @@ class RankedTable:
         columns = [column for column in COLUMNS if width >= column.from_width]
         table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
         for column in columns:
-            justify = "right" if column.right else "left"
-            table.add_column(column.heading, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+            justify: JustifyMethod = "right" if column.right else "left"
+            table.add_column(column.heading, justify=justify, no_wrap=True, overflow="ellipsis")
         for row in in_order(self.comparison):
             table.add_row(*self.cells(row, columns, width))
         return table
@@ -170,9 +170,11 @@ def footnotes(comparison: JSON) -> list[str]:
     unit = "percentage points" if metric in numbers.SHARES else "units of the score"
     sizes = comparison.get("splits", {})
     lines = [
-        f"Score: {metric_name(metric)} with its 95 % interval; Validation {sizes.get('validation', '?')} rows, Test {sizes.get('test', '?')} rows.",
+        f"Score: {metric_name(metric)} with its 95 % interval; "
+        f"Validation {sizes.get('validation', '?')} rows, Test {sizes.get('test', '?')} rows.",
         f"To best: Validation difference to the best technique, {unit}, 95 % interval.",
-        "Forgets: more bits per byte of general text than the base. Latency: one request, median. Size: beyond the base.",
+        "Forgets: more bits per byte of general text than the base. Latency: one request, median. "
+        "Size: beyond the base.",
     ]
     for row in in_order(comparison):
         if row.get("note"):

@@ -1,4 +1,4 @@
-"""Text from data made safe to show: in a terminal (no escape sequences), in Markdown (no markup), and kept out when hidden."""
+"""Text from data made safe to show: no escape sequences in a terminal, no markup in Markdown, nothing when hidden."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def printable(text: Any) -> str:
 
 
 def markdown_cell(text: Any) -> str:
-    """Text for a Markdown table cell or line; nothing in it can open a link, an image, HTML, a mention or a new cell."""
+    """Text for a Markdown table cell or line; nothing in it opens a link, an image, HTML, a mention or a new cell."""
     return "".join(ENTITIES.get(c) or ("\\" + c if c in MARKDOWN else c) for c in printable(text))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tailorbird.reporting.contestants import done, in_order, pick, splits_for_reading
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.text import shortened
-from tailorbird.types import Outcome, Role, Row
+from tailorbird.types import Outcome, Role, Row, SplitName
 
 MOST_DISAGREEING, MOST_AGREEING = 48, 16
 INPUT_LIMIT, ANSWER_LIMIT = 700, 500
@@ -38,25 +38,26 @@ class Shown:
     spread: float
 
 
-def split_of(data: ReportInput) -> str:
+def split_of(data: ReportInput) -> SplitName:
+    """The split whose rows may be read: Validation where there is one."""
     return next(
         (split for split in splits_for_reading(data.comparison) if any(split in s for s in data.outcomes.values())),
         "validation",
     )
 
 
-def measured_labels(data: ReportInput, split: str) -> list[str]:
+def measured_labels(data: ReportInput, split: SplitName) -> list[str]:
     """Contestants with outcomes on this split, in the order of the table."""
     return [
         r["label"] for r in in_order(data.comparison) if done(r) and (data.outcomes.get(r["label"]) or {}).get(split)
-    ]  # type: ignore[call-overload]
+    ]
 
 
-def by_row(data: ReportInput, split: str) -> dict[str, dict[str, Outcome]]:
+def by_row(data: ReportInput, split: SplitName) -> dict[str, dict[str, Outcome]]:
     """{row id: {label: outcome}}, rows in the order of the first contestant."""
     table: dict[str, dict[str, Outcome]] = {}
     for label in measured_labels(data, split):
-        for outcome in data.outcomes[label][split]:  # type: ignore[index]
+        for outcome in data.outcomes[label][split]:
             table.setdefault(outcome.row, {})[label] = outcome
     return table
 

@@ -1,4 +1,4 @@
-"""Quality against cost: one point a contestant, cost on a logarithmic axis, the score's 95 % interval as a vertical bar."""
+"""Quality against cost: one point a contestant, cost on a logarithmic axis, the 95 % interval as a vertical bar."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Cost:
-    """`good_from`: the lowest score that still counts as close to the best (best minus margin), drawn as a dashed line."""
+    """`good_from`: the lowest score that still counts as close to the best (best minus margin), a dashed line."""
 
     title: str
     description: str

@@ -42,7 +42,7 @@ class Guide:
 
 @dataclass(frozen=True)
 class Rows:
-    """All that is needed to draw one chart of rows. `tick` writes an axis number; the axis stays inside floor and ceiling."""
+    """All that one chart of rows needs. `tick` writes an axis number; the axis stays inside floor and ceiling."""
 
     name: str
     title: str

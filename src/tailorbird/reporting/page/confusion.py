@@ -1,4 +1,4 @@
-"""Who takes which label for which: a heat table for few labels, the most frequent confusions for many; recall by label."""
+"""Which label is taken for which: a heat table for few labels, the most frequent confusions for many; recalls."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tables(data: ReportInput) -> tuple[list[Heat], list[Pairs]]:
     named = measured_labels(data, split)
     first = chosen["label"] if chosen and chosen["label"] in named else (named[0] if named else None)
     for label in sorted(named, key=lambda name: name != first):
-        outcomes = list(data.outcomes[label][split])  # type: ignore[index]
+        outcomes = list(data.outcomes[label][split])
         labels = labels_of(outcomes)
         if len(labels) <= MOST_HEAT_LABELS:
             heats.append(heat(label, labels, outcomes, label == first))
@@ -95,7 +95,7 @@ def recalls(data: ReportInput) -> tuple[list[str], list[Recall]]:
     right: dict[str, Counter[str]] = {label: Counter() for label in named}
     totals: Counter[str] = Counter()
     for index, label in enumerate(named):
-        for o in data.outcomes[label][split]:  # type: ignore[index]
+        for o in data.outcomes[label][split]:
             right[label][o.expected] += o.score >= 0.5
             totals[o.expected] += index == 0
     lines = []

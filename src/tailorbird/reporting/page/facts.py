@@ -13,6 +13,11 @@ from tailorbird.reporting.text import LONGEST_UNKNOWN, Veil, shortened
 Pair = tuple[str, str]
 BYTES = ("bytes", "_size", "memory_bytes")
 SETTING_LIMIT = 400
+SHOWN_ELSEWHERE = (
+    "files", "rows", "accepted", "rejected", "fixed", "duplicates", "contradictions", "contradiction_count", "labels",
+    "warnings",
+)  # fmt: skip
+MACHINE = ("device", "dtype", "dtype_reason", "threads", "memory_bytes", "gflops")  # of a plan
 
 
 def words(key: Any) -> str:
@@ -28,13 +33,13 @@ def told(key: str, value: Any) -> str:
 
 
 def flat(values: Mapping[str, Any], skip: Sequence[str] = (), before: str = "") -> list[Pair]:
-    """Nested mappings as "machine · threads"; empty values are left out."""
+    """A mapping of plain values is one pair, deeper ones unfold ("lengths · prompt"); empty ones are left out."""
     pairs: list[Pair] = []
     for key, value in values.items():
-        if key in skip or value is None or value == "" or value == {} or value == []:
+        if key in skip or value is None or value == "" or value == {} or value == [] or value == ():
             continue
         name = f"{before}{words(key)}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and any(isinstance(item, Mapping) for item in value.values()):
             pairs += flat(value, (), f"{name} · ")
         elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
             pairs.append((name, f"{len(value)} entries"))
@@ -59,9 +64,10 @@ def data_pairs(data: ReportInput, veil: Veil) -> list[Pair]:
     if "duplicates" in facts:
         value = facts["duplicates"]
         pairs.append(("duplicates", numbers.count(len(value)) if isinstance(value, list) else numbers.setting(value)))
-    pairs.append(("contradictions (same input, several labels)", numbers.count(len(facts.get("contradictions") or []))))
-    known = {"files", "rows", "accepted", "rejected", "fixed", "duplicates", "contradictions", "labels", "warnings"}
-    return pairs + flat(facts, sorted(known))
+    listed = facts.get("contradictions") or []
+    contradictions = facts.get("contradiction_count", len(listed))
+    pairs.append(("contradictions (same input, several labels or answers)", numbers.setting(contradictions)))
+    return pairs + flat(facts, SHOWN_ELSEWHERE)
 
 
 def split_pairs(data: ReportInput) -> list[Pair]:
@@ -133,17 +139,32 @@ def value(raw: Any, veil: Veil) -> str:
 
 
 def machine_pairs(data: ReportInput) -> list[Pair]:
-    machine = data.plan.get("machine")
-    return flat(machine, ("versions",)) if isinstance(machine, Mapping) else []
+    """From the bundle's machine; without one what the plan says of it."""
+    machine = data.machine or data.plan.get("machine")
+    if isinstance(machine, Mapping) and machine:
+        return flat(machine, ("versions",))
+    return flat({key: data.plan[key] for key in MACHINE if key in data.plan})
 
 
 def version_pairs(data: ReportInput) -> list[Pair]:
-    machine = data.plan.get("machine")
+    machine = data.machine or data.plan.get("machine")
     inside = machine.get("versions") if isinstance(machine, Mapping) else None
-    found = data.plan.get("versions") or inside
+    found = data.versions or data.plan.get("versions") or inside
     return [(str(k), str(v)) for k, v in found.items()] if isinstance(found, Mapping) else []
 
 
 def plan_pairs(data: ReportInput, veil: Veil) -> list[Pair]:
     plan: Mapping[str, Any] = veil(data.plan)
-    return flat(plan, ("machine", "versions", "contestants", "steps", "spec"))
+    skip = (
+        "machine",
+        "versions",
+        "contestants",
+        "entrants",
+        "steps",
+        "spec",
+        "base",
+        "gflops",
+        "memory_bytes",
+        "notes",
+    )
+    return flat(plan, skip)

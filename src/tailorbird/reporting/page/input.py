@@ -31,6 +31,8 @@ class ReportInput:
     rendered: Sequence[RenderedRow] = ()
     folder: str | None = None
     spec_path: str | None = None
+    machine: JSON = field(default_factory=dict)  # types.Machine as a dict; what is missing is taken from the plan
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shows_rows(self) -> bool:

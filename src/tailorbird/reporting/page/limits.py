@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tailorbird.reporting import numbers
 from tailorbird.reporting.contestants import chance, in_order, joined, metric_name, no_better_than_chance
+from tailorbird.reporting.doubts import openings
 from tailorbird.reporting.text import printable
-from tailorbird.reporting.verdict import openings
 from tailorbird.types import JSON, Outcome
 
 
@@ -18,14 +18,15 @@ def limits(comparison: JSON) -> list[str]:
     lines = [f"This ranking holds for {base}. On another base the order may differ; the command for one stands below."]
     if about:
         lines.append(
-            f"The intervals speak of {joined(about)}. Training again with another seed, or rows of another kind, is not covered."
+            f"The intervals speak of {'; '.join(about)}. Training again with another seed, or rows of another kind, "
+            "is not covered."
         )
     if told := openings(comparison):
         lines.append(f"Test was opened {told}.")
     lineage = comparison.get("lineage")
     if numbers.is_number(lineage) and lineage > 1:
         lines.append(
-            f"This is lineage {lineage}: contestants were changed after Test had been seen, so read its figures with care."
+            f"This is lineage {lineage}: contestants were changed after Test had been seen; read its figures with care."
         )
     late = [printable(row["label"]) for row in rows if row.get("after_test")]
     if late:
@@ -36,10 +37,15 @@ def limits(comparison: JSON) -> list[str]:
             f"{numbers.count(splits.get('validation'))} Validation rows can show differences from about "
             f"{numbers.points(smallest, comparison['metric'])} on. “No difference found” is not “no difference”."
         )
-    return lines + [
-        f"{metric_name(comparison['metric']).capitalize() if comparison['metric'] != 'rouge_l' else 'ROUGE-L'} is one number for one question. It does not weigh which mistakes hurt; look at the rows.",
-        "Forgetting was measured as prediction of general texts. It says nothing about safety behaviour or about skills those texts do not need.",
-        "Latency and training time are those of this machine, one request at a time; a server that batches is faster per request.",
+    metric = metric_name(comparison["metric"])
+    return [
+        *lines,
+        f"{metric[0].upper()}{metric[1:]} is one number for one question. It does not weigh which mistakes hurt; "
+        "look at the rows.",
+        "Forgetting was measured as prediction of general texts. It says nothing about safety behaviour or skills "
+        "that those texts do not need.",
+        "Latency and training time are those of this machine, one request at a time; a server that batches is faster "
+        "per request.",
     ]
 
 
@@ -48,8 +54,8 @@ def chance_lines(comparison: JSON, outcomes: Sequence[Outcome]) -> list[str]:
     level, weak = chance(comparison, outcomes), no_better_than_chance(comparison, outcomes)
     if level is None or not weak:
         return []
-    labels = joined([printable(row["label"]) for row in weak])
-    verb = "is" if len(weak) == 1 else "are"
+    labels, verb = joined([printable(row["label"]) for row in weak]), "is" if len(weak) == 1 else "are"
     return [
-        f"{labels} {verb} no better than chance: always answering the most frequent label gets {numbers.score(level, comparison['metric'])}, and that lies inside or above the 95 % interval."
+        f"{labels} {verb} not shown to be better than chance: always answering the most frequent label gets "
+        f"{numbers.score(level, comparison['metric'])}, and that lies inside or above the 95 % interval."
     ]

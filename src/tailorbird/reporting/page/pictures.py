@@ -66,7 +66,7 @@ def outcomes_of_first(data: ReportInput) -> list[Any]:
 
 
 def differences(data: ReportInput) -> Markup | None:
-    """Differences to the best technique on Validation, with the margin as a band: what the rule of the verdict looks at."""
+    """Differences to the best technique on Validation, the margin as a band: what the verdict's rule looks at."""
     comparison, lines = data.comparison, []
     metric, best, allowed = comparison["metric"], best_technique(comparison), margin(comparison)
     for row in in_order(comparison):
@@ -78,23 +78,17 @@ def differences(data: ReportInput) -> Markup | None:
         lines.append(Line(printable(row["label"]), row["kind"], [one], told, chosen(comparison, row)))
     if not lines or best is None:
         return None
-    scale = 100 if metric in numbers.SHARES else 1
+    scale, digits = (100, 0) if metric in numbers.SHARES else (1, 2)
     guides = [Guide(-allowed, "margin", 0.0), Guide(0.0, "")]
     # What decides lies near the margin; something 80 points worse must not press it into one pixel.
     lowest = -max(10 * allowed, 0.2)
     title = f"Difference to {printable(best['label'])} on Validation with 95 % intervals"
     description = "; ".join(f"{line.label} {line.told}" for line in lines)
-    return chart(
-        Rows(
-            "differences",
-            title,
-            description,
-            lines,
-            lambda v: numbers.signed(scale * v, 0 if scale == 100 else 2),
-            guides,
-            floor=lowest,
-        )  # fmt: skip
-    )
+
+    def tick(value: float) -> str:
+        return numbers.signed(scale * value, digits)
+
+    return chart(Rows("differences", title, description, lines, tick, guides, floor=lowest))
 
 
 def forgetting(data: ReportInput) -> Markup | None:

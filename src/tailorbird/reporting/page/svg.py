@@ -1,6 +1,6 @@
-"""Small SVG pictures by hand: scales, ticks and escaped elements. Colours come from the page's style sheet through classes.
+"""Small SVG pictures by hand: scales, ticks and escaped elements. Colours come from the page's style sheet.
 
-A chart is drawn twice, wide and narrow, and the style sheet shows the one that fits: scaled-down text would not be readable.
+A chart is drawn twice, wide and narrow, and the style sheet shows the one that fits: scaled-down text is not readable.
 """
 
 from __future__ import annotations

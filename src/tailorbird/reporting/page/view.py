@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailorbird.reporting import numbers, verdict
-from tailorbird.reporting.contestants import done, in_order, measured, metric_name, pick, what
+from tailorbird.reporting import doubts, numbers, price, verdict
+from tailorbird.reporting.contestants import done, in_order, joined, measured, metric_name, pick, what
 from tailorbird.reporting.page import answers, confusion, facts, glossary, limits, pictures
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.tables import difference_cell, forgetting_cell
@@ -32,9 +32,9 @@ def build(data: ReportInput) -> dict[str, Any]:
         "on_test": (comparison.get("recommendation") or {}).get("on_test"),
         "lead": verdict.lead(comparison),
         "why": verdict.why(comparison),
-        "how_sure": verdict.how_sure(comparison, chance=False),
-        "costs": verdict.costs(comparison),
-        "forgetting": verdict.forgetting(comparison),
+        "how_sure": doubts.how_sure(comparison),
+        "costs": price.costs(comparison),
+        "forgetting": price.forgetting(comparison),
         "chance": limits.chance_lines(comparison, pictures.outcomes_of_first(data)),
         "key_figures": key_figures(comparison),
         "table": [table_row(row, comparison) for row in in_order(comparison)],
@@ -179,7 +179,8 @@ def table_row(row: JSON, comparison: JSON) -> dict[str, Any]:
         flops=numbers.flops(cost.get("flops_per_request")),
         tokens=numbers.count(cost.get("prompt_tokens")),
         parameters=numbers.scaled(cost.get("trainable_parameters"), ""),
-        misses=[str(name).replace("_", " ") for name, met in (row.get("meets") or {}).items() if met is False],
+        misses=row.get("misses")
+        or joined([n.replace("_", " ") for n, met in (row.get("meets") or {}).items() if not met]),
     )
     return cells
 
@@ -188,7 +189,7 @@ def compared(comparison: JSON) -> list[dict[str, Any]]:
     """Paired differences with their p, against the best technique and against the bare base, on both splits."""
     metric, lines = comparison["metric"], []
     for row in in_order(comparison):
-        cells = []
+        cells: list[tuple[str, str, str] | None] = []
         for family in ("versus_best", "versus_base"):
             for split in ("validation", "test"):
                 found = (row.get(family) or {}).get(split) or {}
@@ -231,12 +232,15 @@ def worst_slices(comparison: JSON, veil: Veil) -> list[dict[str, str]]:
     for row in in_order(comparison):
         worst = (row.get("slices") or {}).get("worst") or {}
         if worst.get("name") is not None and numbers.is_number(worst.get("score")):
+            metric = comparison["metric"]
+            span = f" ({numbers.interval(worst['low'], worst['high'], metric)})" if "low" in worst else ""
             lines.append(
                 {
                     "label": row["label"],
                     "name": str(veil(worst["name"])),
-                    "score": numbers.score(worst["score"], comparison["metric"]),
+                    "score": numbers.score(worst["score"], metric) + span,
                     "n": numbers.count(worst.get("n")),
+                    "of": numbers.count(worst["of"]) if "of" in worst else numbers.UNKNOWN,
                 }
             )
     return lines
