@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here may read or fill the user's cache (the real base is found through TAILORBIRD_REAL_HOME)."""
     if "TAILORBIRD_REAL_HOME" not in os.environ:
         monkeypatch.setenv("TAILORBIRD_REAL_HOME", os.environ.get("TAILORBIRD_HOME", ""))
     monkeypatch.setenv("TAILORBIRD_HOME", str(tmp_path_factory.mktemp("home")))
-    yield
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from tailorbird.bases.renderer import RenderError, Renderer, read_template, shared_head
+from tailorbird.bases.renderer import Renderer, RenderError, read_template, shared_head
 from tailorbird.errors import ArtifactError
 from tailorbird.types import Message, Role
 
@@ -154,8 +154,8 @@ CONVERSATIONS = (
     talk((S, "Be brief."), (U, "  12 + 30 = ?\n\n"), (A, "42"), (U, "And é日本 🙂?")),
     talk((U, "a"), (A, "b"), (U, "c")),
 )
-TEMPLATE_TOKENS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|start_header_id|>", "<|end_header_id|>",
-                   "<|eot_id|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")  # fmt: skip
+TEMPLATE_TOKENS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|start_header_id|>",
+                   "<|end_header_id|>", "<|eot_id|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")  # fmt: skip
 TEMPLATES = (
     "alpaca",
     "chatml",
@@ -282,7 +282,8 @@ DROPS_SYSTEM = CHATML.replace("{{ '<", "{% if m.role != 'system' %}{{ '<", 1).re
     "\\n' }}{% endfor", "\\n' }}{% endif %}{% endfor", 1
 )
 DROPS_THINKING = (
-    "{% for m in messages %}{% set c = m.content if loop.last or m.role != 'assistant' else m.content.split('</think>')[-1] %}"
+    "{% for m in messages %}{% set c = m.content %}"
+    "{% if m.role == 'assistant' and not loop.last %}{% set c = c.split('</think>')[-1] %}{% endif %}"
     "{{ '<|im_start|>' + m.role + '\\n' + c + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )

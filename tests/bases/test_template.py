@@ -16,6 +16,7 @@ def render(text: str, messages: list[dict[str, str]] | None = None, **tokens: st
     return ChatTemplate(text).render(messages or MESSAGES, generation=True, tokens=tokens)
 
 
+LOOP = "{% set ns = namespace(s='aaaa', l=[1], n=99999999999) %}{% for i in range(99) %}"
 BOMBS = {
     "power": "{{ 10**100000000 }}",
     "padding method": "{{ 'a'.center(3000000000) }}",
@@ -27,12 +28,12 @@ BOMBS = {
     "percent star": "{{ '%*d' % (3000000000, 3) }}",
     "repeated string": "{{ 'a' * 3000000000 }}",
     "repeated list": "{{ [1] * 3000000000 }}",
-    "huge integers": "{% set ns = namespace(n=99999999999) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}",
+    "huge integers": LOOP + "{% set ns.n = ns.n * ns.n %}{% endfor %}",
     "counting": "{% for i in range(100000) %}{% endfor %}",
     "nested loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
-    "doubling by plus": "{% set ns = namespace(s='aaaa') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-    "doubling by tilde": "{% set ns = namespace(s='aaaa') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
-    "doubling a list": "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "doubling by plus": LOOP + "{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "doubling by tilde": LOOP + "{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "doubling a list": LOOP + "{% set ns.l = ns.l + ns.l %}{% endfor %}",
     "replace method": "{{ ('a' * 60000).replace('a', 'b' * 60000) }}",
     "replace filter": "{{ ('a' * 60000) | replace('a', 'b' * 60000) }}",
     "join method": "{{ ('b' * 60000).join(['a'] * 60000) }}",
@@ -41,22 +42,16 @@ BOMBS = {
     "tojson indent": "{{ [1] | tojson(indent=3000000000) }}",
     "macro calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "output": "{% for i in range(9999) %}{{ 'a' * 900000 }}{% endfor %}",
-    "slow steps": "{% set s = 'a' * 900000 %}{% for i in range(9999) %}{% if 'b' in s %}{% endif %}{{ '' }}{% endfor %}",
+    "slow steps": "{% set s = 'a' * 900000 %}{% for i in range(9999) %}{% for j in range(20) %}"
+    "{% if 'b' in s %}{% endif %}{% endfor %}{% endfor %}",
 }
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
 def test_a_template_that_works_without_bound_is_refused_within_seconds(text: str) -> None:
     start = time.process_time()
-    try:
-        out = render(text)
-    except SafetyError as refused:
-        assert refused.exit_code == 7
-        assert "chat template was refused" in refused.what
-    except RenderError:
-        pass  # the recursion limit, or a filter that is not there
-    else:
-        assert len(out) < 2_000_000
+    with pytest.raises((SafetyError, RenderError)):  # RenderError: the recursion limit, or a filter that is not there
+        render(text)
     assert time.process_time() - start < 4
 
 

@@ -109,7 +109,10 @@ def _write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
 
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     text = json.dumps(tokenizer_json(fields), ensure_ascii=False, separators=(",", ":"))
-    Tokenizer.from_str(text)  # raises when it is not a tokenizer
+    try:
+        Tokenizer.from_str(text)
+    except Exception as problem:  # the library raises a bare Exception
+        raise ArtifactError(f"the tokenizer in the file is damaged: {problem}", where=str(folder)) from None
     _write_text(folder / "tokenizer.json", text)
 
     def named(name: str) -> str:

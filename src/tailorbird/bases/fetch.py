@@ -68,14 +68,23 @@ def _working_folder(final: Path) -> Iterator[Path]:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise ResourceError(f"cannot write there: {problem.strerror}", where=str(final.parent)) from None
-    with store.RunLock(work):
-        for leftover in work.iterdir():
+    lock = store.RunLock(work)
+    try:
+        lock.__enter__()
+    except ResourceError as held:
+        raise ResourceError(
+            f"another process is getting {final.name}", where=str(final.parent), remedy="wait until it is done"
+        ) from held
+    try:
+        for leftover in work.iterdir():  # of a get that was killed
             if leftover.is_dir():
                 shutil.rmtree(leftover)
-            elif leftover.suffix in (".whl", ".gguf"):
+            elif leftover.suffix == ".gguf":
                 leftover.unlink()
         yield work
-    shutil.rmtree(work, ignore_errors=True)
+    finally:
+        lock.__exit__()
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _need_disk(entry: Known, work: Path) -> None:

@@ -36,10 +36,13 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch_dtype = _dtype(dtype)
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    # Wrong shapes are let through here so that the report names them; _check_keys then refuses them.
+    options["ignore_mismatched_sizes"] = True
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=_dtype(dtype), use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            str(folder), dtype=torch_dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
             output_loading_info=True, **options,
         )  # fmt: skip
     except torch.OutOfMemoryError as problem:
@@ -53,7 +56,7 @@ def load_model(
     _check_keys(report, folder)
     try:
         model = model.to(device)
-        own_memory(model)
+        own_memory(model, where=str(folder))
     except torch.OutOfMemoryError as problem:
         raise _no_memory(folder, str(problem)) from None
     _check_ties(model, folder)
@@ -73,7 +76,7 @@ def quiet_and_offline() -> None:
     logging.disable_progress_bar()
 
 
-def own_memory(model: torch.nn.Module) -> None:
+def own_memory(model: torch.nn.Module, *, where: str | None = None) -> None:
     """Copy every parameter and buffer out of the mapped file, ties kept: the alignment of mapped tensors varies from
     start to start, and with it the last bits of matrix products. Non-finite weights are refused on the way."""
     import torch
@@ -81,7 +84,8 @@ def own_memory(model: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a shared parameter comes once
             if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-                raise ArtifactError(f"tensor {name} holds values that are not finite", remedy="copy the base again")
+                said = f"tensor {name} holds values that are not finite"
+                raise ArtifactError(said, where=where, remedy="copy the base again")
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         for module in model.modules():
             for name, buffer in module._buffers.items():
