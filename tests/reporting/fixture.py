@@ -434,7 +434,7 @@ def with_verdict(case: Case, verdict: str) -> Case:
         "keep": {
             "label": None,
             "kept": "tfidf",
-            "reason": "keep it simple: tfidf is as good on this data within 3 points; the nearest, lora, differs by −1 point",
+            "reason": "keep it simple: tfidf is as good on this data within 3 points; lora differs by −1 point",
             "undecided": [],
             "rows_to_decide": None,
         },
