@@ -75,6 +75,27 @@ def test_the_names_that_gpt_2_gives_are_understood(make_base: Any) -> None:
     assert facts.tied_embeddings  # transformers' default for it
 
 
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "qwen2", "gemma"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_parameters_are_what_transformers_counts(make_base: Any, shape: str, tie: bool) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tailorbird.bases.model import load_model
+
+    sizes = {
+        "vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "tie_word_embeddings": tie, "max_position_embeddings": 64,
+    }  # fmt: skip
+    if shape != "gpt2":
+        sizes |= {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape, **sizes))
+    folder = make_base()
+    model.save_pretrained(folder)
+    facts = base_facts(folder)
+    assert facts.parameters == model.num_parameters() == load_model(folder).num_parameters()
+    assert (facts.tied_embeddings, facts.layers, facts.context) == (tie, 2, 64)
+
+
 def test_a_config_without_layers_is_named(make_base: Any) -> None:
     folder = make_base()
     edit(folder / "config.json", num_hidden_layers="two")

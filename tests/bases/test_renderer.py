@@ -350,6 +350,12 @@ def test_without_any_end_token_there_is_nothing_to_stop_an_answer(tmp_path: Path
     assert made.row(talk((U, "a"), (A, "b")), (False, True)).ids == made.prompt(talk((U, "a"))) + made.answer("b")
 
 
+def test_an_end_token_that_only_the_generation_config_names_is_taken(tmp_path: Path) -> None:
+    end = byte_tokenizer().token_to_id(CONTROL[2])
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    assert renderer(tmp_path, "{% for m in messages %}{{ m.content + '\\n' }}{% endfor %}", named={}).end_ids == [end]
+
+
 def test_further_end_tokens_come_from_tokenizer_and_generation_config(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
     made = renderer(tmp_path)

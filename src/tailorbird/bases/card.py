@@ -15,7 +15,7 @@ base_model: {known.hub_id}
 
 | | |
 |---|---|
-| Original model | [{known.hub_id}](https://huggingface.co/{known.hub_id}) by Hugging Face TB |
+| Original model | [{known.hub_id}](https://huggingface.co/{known.hub_id}) by HuggingFaceTB |
 | Parameters | {known.parameters:,} |
 | Context | {known.context:,} tokens |
 | Licence | {known.licence} (`LICENSE`) |

@@ -19,6 +19,7 @@ _ALIASES = {
     "vocabulary": ("vocab_size",),
     "context": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
 }
+_HEADS = frozenset({"lm_head.weight", "embed_out.weight", "output.weight"})
 
 
 def base_facts(folder: str | Path) -> BaseFacts:
@@ -44,7 +45,7 @@ def base_facts(folder: str | Path) -> BaseFacts:
         head_dim=int(config.get("head_dim") or hidden // heads),
         vocabulary=numbers["vocabulary"],
         context=numbers["context"],
-        tied_embeddings=tied(config),
+        tied_embeddings=tied(config, headers),
         weight_bytes=sum(h.end - h.begin for h in headers),
         has_chat_template=has_chat_template(folder),
         model_type=str(config.get("model_type", "unknown")),
@@ -83,21 +84,23 @@ def _number(config: dict[str, Any], folder: Path, name: str) -> int:
     )
 
 
-def tied(config: dict[str, Any]) -> bool:
-    """Whether input and output embeddings are one matrix; transformers' default, where the config is silent, is yes
-    for GPT-2 and most models but no for Llama's family."""
-    silent = config.get("model_type") not in {"llama", "mistral", "mixtral", "phi3", "phi"}
-    return bool(config.get("tie_word_embeddings", silent))
+def tied(config: dict[str, Any], headers: list[TensorHeader]) -> bool:
+    """Whether input and output embeddings are one matrix. Where the config is silent (it leaves out what is the
+    default of its class) the file says it: an output matrix of its own lies there, or none does."""
+    stated = config.get("tie_word_embeddings")
+    return bool(stated) if stated is not None else all(h.name not in _HEADS for h in headers)
 
 
 def _parameters(headers: list[TensorHeader], config: dict[str, Any]) -> int:
     """Weights, a tied output matrix that also lies in the file counted once, buffers not counted."""
-    skip = {"lm_head.weight"} if tied(config) else set()
-    return sum(
-        h.elements
-        for h in headers
-        if h.name not in skip and h.dtype.startswith(("F", "BF")) and not h.name.endswith("rotary_emb.inv_freq")
-    )
+    skip = _HEADS if tied(config, headers) else frozenset()
+    return sum(h.elements for h in headers if h.name not in skip and not _is_buffer(h))
+
+
+def _is_buffer(tensor: TensorHeader) -> bool:
+    """Not a weight: integers, rotary tables, and the causal masks that GPT-2 files carry."""
+    mask = len(tensor.shape) == 4 and tensor.shape[:2] == (1, 1)
+    return mask or not tensor.dtype.startswith(("F", "BF")) or tensor.name.endswith("rotary_emb.inv_freq")
 
 
 def read_header_facts(folder: Path) -> tuple[int, int]:

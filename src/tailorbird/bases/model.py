@@ -31,7 +31,7 @@ def load_model(
     """
     folder = Path(folder)
     catalog.check_folder(folder)
-    list(folder_headers(folder))  # a torn file is named before torch maps it
+    headers = list(folder_headers(folder))  # a torn file is named before torch maps it
     quiet_and_offline()
     import torch
     from transformers import AutoModelForCausalLM
@@ -59,7 +59,8 @@ def load_model(
         own_memory(model, where=str(folder))
     except torch.OutOfMemoryError as problem:
         raise _no_memory(folder, str(problem)) from None
-    _check_ties(model, folder)
+    if tied(read_config(folder), headers):
+        _check_ties(model, folder)
     model.requires_grad_(False)
     model.eval()
     return model
@@ -121,7 +122,7 @@ def _check_keys(report: dict[str, Any], folder: Path) -> None:
 
 def _check_ties(model: PreTrainedModel, folder: Path) -> None:
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if tied(read_config(folder)) and head is not None and head.weight is not embeddings.weight:
+    if head is not None and head.weight is not embeddings.weight:
         raise ArtifactError(
             "the config ties input and output embeddings, the loaded model does not",
             where=str(folder),

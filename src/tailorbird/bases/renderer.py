@@ -61,6 +61,7 @@ class Renderer:
 
     def __init__(self, tokens: Tokens, template: str, *, extra_ends: Sequence[int] = (), where: str | None = None):
         self.tokens, self.template, self.where = tokens, template, where
+        self._extra_end = tokens.tokenizer.id_to_token(extra_ends[0]) if extra_ends else None
         self._chat = ChatTemplate(template, where=where)
         self.template_hash = template_hash(template)
         self.vocabulary = tokens.vocabulary
@@ -289,7 +290,7 @@ class Renderer:
         after, end = self._first_control(behind)
         self._end_written = end is not None
         if end is None:
-            after, end = "", self.tokens.named.get("eos_token")
+            after, end = "", self.tokens.named.get("eos_token") or self._extra_end
         if end is None:
             raise RenderError(
                 "neither the chat template nor the tokenizer has a token that ends an answer",
