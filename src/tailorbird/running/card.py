@@ -1,4 +1,4 @@
-"""The model card beside a customization: README.md, filled from what was measured; nothing praised, nothing rounded up."""
+"""The model card beside a customization: README.md, filled from what was measured. Nothing praised, nothing rounded."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import SpecError
 from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, reading
-from tailorbird.spec import Spec, did_you_mean
+from tailorbird.spec import Spec
 from tailorbird.types import BaseFacts, Row, Splits
 
 if TYPE_CHECKING:
@@ -159,18 +159,16 @@ def _read(spec: Spec, how: Reading, paths: list[str], check: Any) -> Dataset:
         slices=how.slices,
         max_bad_share=how.max_bad_share,
         check_row=check,
+        classify=spec.task.kind == "classify",
+        labels=list(spec.task.labels) or None,
     )
 
 
 def _row_check(spec: Spec, renderer: Renderer, context: int) -> Callable[[Row], tuple[str, str, str] | None]:
-    """What only base and task can say of a row: too long for the context, a label that was not declared."""
-    declared = spec.task.labels
+    """What only the base can say of a row: that it is too long for its context."""
     instruction = spec.task.instruction or ""
 
     def check(row: Row) -> tuple[str, str, str] | None:
-        if declared and (label := row.label if row.label is not None else row.answer) not in declared:
-            near = did_you_mean(label, list(declared)[:12])
-            return "label", "D35", f"{label!r} is not among task.labels; {near}"
         size = sum(len(m.content.encode("utf-8", "replace")) for m in row.messages) + len(instruction.encode()) + ROOM
         if size + 16 * len(row.messages) <= context:  # a token is a byte at least
             return None

@@ -50,7 +50,7 @@ class DataSpec(_Part):
         None, description="What a row looks like; detected when left out."
     )
     columns: dict[
-        Literal["prompt", "answer", "label", "system", "id", "group", "weight", "messages"],
+        Literal["prompt", "answer", "label", "system", "context", "id", "group", "weight", "messages"],
         Annotated[str, Field(min_length=1)],
     ] = Field(default_factory=dict, description="Which column plays which role, where detection is wrong.")
     group: str | None = Field(

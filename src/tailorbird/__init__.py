@@ -1,0 +1,34 @@
+"""Tailorbird customizes language models honestly: several techniques tried, measured alike, one recommended, files out.
+
+    comparison = tailorbird.run("spec.yaml")
+    model = tailorbird.load("runs/help-desk:lora")
+
+Importing this loads neither torch nor anything else that is slow; names are fetched when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tailorbird.api import Comparison, Label, Model, Text, load, run
+    from tailorbird.spec import Spec
+
+__version__ = "0.1.0"
+__all__ = ["Comparison", "Label", "Model", "Spec", "Text", "load", "run"]
+
+_SPEC = {"Spec"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'tailorbird' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module("tailorbird.spec" if name in _SPEC else "tailorbird.api"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,163 @@
+"""`check`: the data report, three rendered rows with their supervised tokens coloured, and the plan. No torch.
+
+`report` yields parts as they are ready, so that the first stands on the screen while the data is still being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird import store
+from tailorbird.errors import ResourceError
+from tailorbird.plan import Plan, make_plan
+from tailorbird.running.material import Material
+from tailorbird.spec import Spec
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+SHOWN_LABELS = 12
+SHOWN_REJECTED = 5
+
+
+def is_data(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in DATA_SUFFIXES
+
+
+def data_report(material: Material) -> Iterator[RenderableType]:
+    """What was read: files, rows, what was set aside and why, labels, lengths, splits."""
+    from rich.text import Text
+
+    facts = material.data_facts
+    table = _pairs()
+    for file in facts["files"]:
+        columns = ", ".join(f"{role} = {column}" for role, column in file["columns"].items())
+        table.add_row("file", f"{file['path']}: {file['rows']:,} rows, {file['shape'].replace('_', ' ')} ({columns})")
+    rejected = sum(facts["rejected"].values())
+    table.add_row(
+        "rows", f"{facts['accepted']:,} taken, {facts['duplicates']:,} exact duplicates left out, {rejected:,} rejected"
+    )
+    for place in material.dataset.rejected[:SHOWN_REJECTED]:
+        table.add_row("", f"{place.place}: {place.field or 'row'}: {place.reason} ({place.code})")
+    if facts["contradiction_count"]:
+        table.add_row("contradictions", f"{facts['contradiction_count']:,} inputs stand with different answers")
+        for one in facts["contradictions"][:SHOWN_REJECTED]:
+            table.add_row("", ", ".join(f"{k}: {v}" for k, v in one.items()))
+    if facts["labels"]:
+        table.add_row("labels", _labels(facts["labels"]))
+    lengths = material.lengths
+    table.add_row(
+        "tokens",
+        f"prompt {lengths.prompt:.0f} on average ({lengths.head} shared), answer {lengths.answer:.0f}, longest {lengths.longest:,}",
+    )
+    sizes = material.sizes
+    table.add_row("splits", ", ".join(f"{name} {n:,}" for name, n in sizes.items()))
+    table.add_row(
+        "leaks", f"overlap {material.split_facts.get('overlap', 0)} (proven); near-duplicates and groups kept together"
+    )
+    yield Text("Data", style="bold")
+    yield table
+    for warning in (*facts.get("warnings", ()), *material.split_facts.get("warnings", ()), *material.renderer.notes):
+        yield Text(f"· {warning}", style="yellow")
+
+
+def rendered_rows(material: Material) -> Iterator[RenderableType]:
+    """Rows as the model meets them; what is learned from is marked by colour and, without colour, by ⟦ ⟧."""
+    from rich.text import Text
+
+    yield Text("\nThree rows as the model meets them", style="bold").append(
+        "   what it learns to say is ⟦marked⟧", style="dim not bold"
+    )
+    for tokens in material.rendered():
+        text = Text("  ")
+        open_mark = False
+        for token, supervised in tokens:
+            if supervised != open_mark:
+                text.append("⟦" if supervised else "⟧", style="dim")
+                open_mark = supervised
+            text.append(token, style="bold green" if supervised else "")
+        if open_mark:
+            text.append("⟧", style="dim")
+        yield text
+
+
+def plan_report(plan: Plan) -> Iterator[RenderableType]:
+    """Everything that was decided, and what it is estimated to take."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = _pairs()
+    base, task = plan.base, plan.task
+    table.add_row(
+        "base",
+        f"{base['name']}, {base['parameters'] / 1e6:,.1f} M parameters, licence {base['licence'] or 'not stated'}",
+    )
+    table.add_row("task", f"{task['kind']}, measured by {task['metric']}; instruction: {task['instruction'] or 'none'}")
+    table.add_row(
+        "compute", f"{plan.device}, {plan.dtype} ({plan.dtype_reason}), {plan.threads} threads, seed {plan.seed}"
+    )
+    wishes = ", ".join(f"{name} {value:g}" for name, value in plan.requirements.items())
+    table.add_row("requirements", wishes)
+    yield Text("\nPlan", style="bold")
+    yield table
+    contestants = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for name in ("contestant", "what", "time", "memory", "settings"):
+        contestants.add_column(name, justify="right" if name in ("time", "memory") else "left", overflow="fold")
+    for e in plan.entrants:
+        what = e.technique or " ".join(f"{k}: {v}" for k, v in e.source.items())
+        if e.state == "skipped":
+            contestants.add_row(e.label, what, "", "", f"skipped: {e.note}", style="dim")
+            continue
+        settings = ", ".join(f"{k} {v}" for k, v in e.effective.items())
+        memory = f"{e.memory_bytes / 1e9:.1f} GB" if e.memory_bytes else ""
+        contestants.add_row(e.label, what, _time(e.seconds), memory, settings)
+    yield contestants
+    speeds = "" if plan.gflops else " (this machine's speed was not probed yet: taken as a common server's)"
+    limit = f", limit {plan.minutes_limit:g}" if plan.minutes_limit else ""
+    yield Text(f"About {plan.minutes:.0f} minutes in all{limit}{speeds}.")
+    for note in plan.notes:
+        yield Text(f"· {note}", style="yellow")
+
+
+def plan_of(spec: Spec, material: Material) -> Plan:
+    return make_plan(spec, material.facts(torch=False))
+
+
+def write_rows(material: Material, out: Path) -> int:
+    """The Validation and Test inputs that a file of answers must have, without their labels."""
+    from tailorbird.data import inputs_to_answer
+
+    if out.exists():
+        raise ResourceError("is there already", where=str(out), remedy="give another name; nothing is overwritten")
+    rows = [*material.splits.validation, *material.splits.test]
+    store.write_jsonl(out, inputs_to_answer(rows))
+    return len(rows)
+
+
+def _pairs() -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _labels(labels: dict[str, int]) -> str:
+    shown = list(labels.items())[:SHOWN_LABELS]
+    more = f", and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+    return f"{len(labels)}: " + ", ".join(f"{label} {n:,}" for label, n in shown) + more
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
+
+
+def as_json(material: Material, plan: Plan) -> dict[str, Any]:
+    """The same for programs."""
+    return {"data": material.data_facts, "splits": material.split_facts, "plan": plan.as_dict()}
