@@ -75,7 +75,8 @@ CONTENT: dict[str, tuple[str, bytes, str]] = {
         "rows.json",
         b'[{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]',
         "rows.json: these are ShareGPT conversations (from, value), which are not read yet\n"
-        '  → rename "conversations" to "messages", "from" to "role" (human is user, gpt is assistant), and "value" to "content"',
+        '  → rename "conversations" to "messages", "from" to "role" (human is user, gpt is assistant), '
+        'and "value" to "content"',
     ),
     "pairs": (
         "rows.jsonl",

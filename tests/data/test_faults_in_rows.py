@@ -94,23 +94,78 @@ def test_a_bad_json_line_is_set_aside_with_its_reason(kind: str, read_bytes: Rea
 
 
 MESSAGES: dict[str, tuple[dict[str, Any], str | None, str, str]] = {
-    "unknown role": (messages(("usr", "a"), ("assistant", "b")), "messages[0].role", "D19", "unknown role 'usr'; did you mean 'user'?"),
-    "ShareGPT role": (messages(("human", "a"), ("assistant", "b")), "messages[0].role", "D19", "unknown role 'human'; did you mean 'user'?"),
+    "unknown role": (
+        messages(("usr", "a"), ("assistant", "b")),
+        "messages[0].role",
+        "D19",
+        "unknown role 'usr'; did you mean 'user'?",
+    ),
+    "ShareGPT role": (
+        messages(("human", "a"), ("assistant", "b")),
+        "messages[0].role",
+        "D19",
+        "unknown role 'human'; did you mean 'user'?",
+    ),
     "tool": (messages(("user", "a"), ("tool", "b")), "messages[1].role", "D19", "'tool': turns of tools are not read"),
-    "ends with user": (messages(("user", "a"), ("assistant", "b"), ("user", "c")), "messages", "D19", "ends with a user turn: there is no answer to learn"),
-    "two users": (messages(("user", "a"), ("user", "b"), ("assistant", "c")), "messages[1]", "D19", "user where assistant must stand"),
-    "late system": (messages(("user", "a"), ("system", "s"), ("assistant", "b")), "messages[1]", "D19", "a system turn that is not the first"),
+    "ends with user": (
+        messages(("user", "a"), ("assistant", "b"), ("user", "c")),
+        "messages",
+        "D19",
+        "ends with a user turn: there is no answer to learn",
+    ),
+    "two users": (
+        messages(("user", "a"), ("user", "b"), ("assistant", "c")),
+        "messages[1]",
+        "D19",
+        "user where assistant must stand",
+    ),
+    "late system": (
+        messages(("user", "a"), ("system", "s"), ("assistant", "b")),
+        "messages[1]",
+        "D19",
+        "a system turn that is not the first",
+    ),
     "system only": (messages(("system", "s")), "messages", "D19", "no user turn"),
-    "two answers": (messages(("user", "a"), ("assistant", "b"), ("assistant", "c")), "messages[2]", "D22", "two assistant turns in a row; make them one"),
+    "two answers": (
+        messages(("user", "a"), ("assistant", "b"), ("assistant", "c")),
+        "messages[2]",
+        "D22",
+        "two assistant turns in a row; make them one",
+    ),
     "empty": ({"messages": []}, "messages", "D21", "the list of messages is empty"),
     "null content": (messages(("user", None), ("assistant", "b")), "messages[0].content", "D21", "is null"),
-    "tool calls": ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{}]}]}, "messages[1]", "D21", "a turn with tool calls; only turns of text are read"),
-    "no content": ({"messages": [{"role": "user", "contents": "a"}]}, "messages[0]", "D16", "'content' is missing; did you mean that by 'contents'?"),
+    "tool calls": (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{}]}]},
+        "messages[1]",
+        "D21",
+        "a turn with tool calls; only turns of text are read",
+    ),
+    "no content": (
+        {"messages": [{"role": "user", "contents": "a"}]},
+        "messages[0]",
+        "D16",
+        "'content' is missing; did you mean that by 'contents'?",
+    ),
     "a text": ({"messages": "a"}, "messages", "D17", "is text, a list of messages is needed"),
-    "a picture": (messages(("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "b")), "messages[0].content", "D17", "has parts that are not text; only text is read"),
-    "empty answer": (messages(("user", "a"), ("assistant", "")), "messages[1].content", "D30", "is empty or holds nothing visible"),
-    "unweighted end": ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}, "messages", "D19", "the last answer has weight 0: nothing to learn or to measure at the end"),
-}  # fmt: skip
+    "a picture": (
+        messages(("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "b")),
+        "messages[0].content",
+        "D17",
+        "has parts that are not text; only text is read",
+    ),
+    "empty answer": (
+        messages(("user", "a"), ("assistant", "")),
+        "messages[1].content",
+        "D30",
+        "is empty or holds nothing visible",
+    ),
+    "unweighted end": (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
+        "messages",
+        "D19",
+        "the last answer has weight 0: nothing to learn or to measure at the end",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", MESSAGES)

@@ -96,17 +96,22 @@ def test_every_assistant_turn_is_supervised_but_those_of_weight_0(read_bytes: Re
         ("a.json", b'{"data": [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]}', [1, 1]),
         (
             "a.json",
-            b'{\n "version": {"n": [1]},\n "data": [\n  {"prompt": "a",\n   "completion": "b"},\n  {"prompt": "c", "completion": "d"}\n ],\n "x": 1}',
+            b'{\n "version": {"n": [1]},\n "data": [\n  {"prompt": "a",\n   "completion": "b"},\n'
+            b'  {"prompt": "c", "completion": "d"}\n ],\n "x": 1}',
             [4, 6],
         ),
         ("a.json", b'{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}', [1, 2]),
-        ("a.jsonl", b'\xef\xbb\xbf{"prompt": "a", "completion": "b"}\r\n\r\n{"prompt": "c", "completion": "d"}', [1, 3]),
+        (
+            "a.jsonl",
+            b'\xef\xbb\xbf{"prompt": "a", "completion": "b"}\r\n\r\n{"prompt": "c", "completion": "d"}',
+            [1, 3],
+        ),
         ("a.csv", b'\xef\xbb\xbfprompt,completion\r\na,b\r\n"c",d', [2, 3]),
         ("a.csv", b"prompt,completion\ra,b\rc,d\r", [2, 3]),
         ("a.csv", b'{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}', [1, 2]),
         ("a.tsv", b"prompt\tcompletion\na\tb\nc\td\n", [2, 3]),
     ],
-)  # fmt: skip
+)
 def test_a_format_is_told_by_its_content_and_lines_are_right(
     name: str, content: bytes, lines: list[int], read_bytes: Read
 ) -> None:

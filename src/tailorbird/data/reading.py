@@ -145,7 +145,9 @@ def understand_file(
     if not sample:
         bad = [item for item in first if isinstance(item, Rejected)]
         if bad:
-            raise DataError(f"no record can be read: {bad[0].reason} ({bad[0].code})", where=str(bad[0].place))
+            what = f"no record can be read: {bad[0].reason} ({bad[0].code})"
+            remedy = "each record must be an object with named fields, like {"
+            raise DataError(what, where=str(bad[0].place), remedy=remedy + '"prompt": ..., "completion": ...}')
         remedy = "put rows below the header" if examined.format == "csv" else "put rows into it, or name another file"
         raise DataError("there are no rows in the file (D02)", where=where, remedy=remedy)
     understood = understand(sample, where, shape=shape, columns=columns, named=named)

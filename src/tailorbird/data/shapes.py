@@ -219,8 +219,8 @@ def _no_shape(present: Mapping[str, int], wanted: str | None, columns: Mapping[s
         return [r for r, names in REQUIRED[shape].items() if r not in columns and not set(names) & set(folded)]
 
     def misspelt(role: str, shape: str) -> tuple[str, str] | None:
-        pairs = ((n, suggest(n, present, 0.75)) for n in REQUIRED[shape][role] if len(n) > 3)
-        return next(((near, n) for n, near in pairs if near), None)
+        pairs = ((n, suggest(n, present, 0.8)) for n in REQUIRED[shape][role] if len(n) > 3)
+        return next(((near, n) for n, near in pairs if near and abs(len(near) - len(n)) <= 2), None)
 
     shapes = [wanted] if wanted else list(NAMES)
     nearest = min(shapes, key=lambda s: (len([r for r in missing(s) if not misspelt(r, s)]), len(missing(s))))

@@ -19,7 +19,10 @@ _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066
 _BREAKS = re.compile("[\x0b\x0c\x85]")  # vertical tab, form feed, next line: they part words, so they become a blank
 _INVISIBLE = re.compile("[\\s\u00ad\u180e\u200b-\u200f\u2060-\u2064\ufeff]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NOT_WORD = re.compile(r"[\W_]+")
+# Signs of arithmetic say something as words do ("3 + 4" is not "3 * 4"); a hyphen only before a digit ("top-up" is
+# "top up"). Signs of money do not: "a $1 charge" and "a £1 charge" must not stand on two sides of a split.
+_SIGNS = r"+*/%^<>=|~\u00ac\u00b1\u00d7\u00f7\u2200-\u22ff"
+_TOKENS = re.compile(rf"[^\W_]+|[{_SIGNS}]|-(?=\s*\d)")
 
 # Spellings by which common tokenizers write their control tokens. In user's text they are counted here and encoded as
 # plain text by the renderer; a spelling missing here is still neutralized there (it knows the base's own list).
@@ -59,15 +62,12 @@ def special_tokens(text: str) -> list[str]:
 
 
 def normalize(text: str) -> str:
-    """The folding by which two texts count as the same: NFKC, case folded, punctuation and white space to single
-    blanks.
-
-    A text of punctuation alone ("?", "...") is folded to its NFKC form, so that such texts are not all one.
+    """The folding by which two texts count as the same: NFKC, case folded, words and signs parted by single blanks,
+    punctuation dropped. A text of punctuation alone ("?", "...") keeps it, so that such texts are not all one.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     folded = unicodedata.normalize("NFKC", folded)  # case folding can leave composed characters apart (U+0390)
-    words = _NOT_WORD.sub(" ", folded).strip()
-    return words or " ".join(folded.split())
+    return " ".join(_TOKENS.findall(folded)) or " ".join(folded.split())
 
 
 def shingles(text: str, words: int = 8) -> frozenset[str]:
