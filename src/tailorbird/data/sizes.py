@@ -32,9 +32,8 @@ def wanted(rows: int, sizes: Sizes, given: Mapping[SplitName, int]) -> dict[Spli
     Default sizes give way to the sizes that were asked. DataError with the number of rows that is needed.
     """
     if negative := [name for name, size in sizes.items() if size is not None and size < 1]:
-        raise DataError(
-            f"split.{negative[0]} is {sizes[negative[0]]}, at least 1 row is needed", remedy="say a size above 0"
-        )
+        what = f"split.{negative[0]} is {sizes[negative[0]]}, at least 1 row is needed (D37)"
+        raise DataError(what, where="split", remedy="say a size above 0, or leave it out for the default")
     carved = [name for name in CARVED if name not in given]
     asked = {name: size for name in carved if (size := sizes.get(name)) is not None}
     train = sizes.get("train")
