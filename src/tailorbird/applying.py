@@ -63,9 +63,8 @@ def apply(
     journal_path, header_path = out.with_name(f".{out.name}.journal.jsonl"), out.with_name(f".{out.name}.journal.json")
     with store.RunLock(out.parent / f".{out.name}.lock.d"):
         _check_header(header_path, journal_path, header, out)
-        with store.AppendLog(journal_path) as journal:
-            done = len(journal.records)
-            journal.records.clear()
+        with store.AppendLog(journal_path, keep=False) as journal:
+            done = journal.count
             _answer_rest(open_answerer, path, journal, done, labels, max_new_tokens, threshold, progress, stop)
         counts = _publish(journal_path, out)
         journal_path.unlink()

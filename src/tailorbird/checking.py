@@ -52,7 +52,8 @@ def data_report(material: Material) -> Iterator[RenderableType]:
     lengths = material.lengths
     table.add_row(
         "tokens",
-        f"prompt {lengths.prompt:.0f} on average ({lengths.head} shared), answer {lengths.answer:.0f}, longest {lengths.longest:,}",
+        f"prompt {lengths.prompt:.0f} on average ({lengths.head} shared), answer {lengths.answer:.0f}, "
+        f"longest row {lengths.longest:,}",
     )
     sizes = material.sizes
     table.add_row("splits", ", ".join(f"{name} {n:,}" for name, n in sizes.items()))

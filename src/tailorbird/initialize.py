@@ -87,16 +87,16 @@ def _text(paths: Sequence[str], base: str, task: Task, dataset: Dataset) -> str:
     read = f"read as {facts.shape.replace('_', ' ')}" + (f" ({columns})" if columns else "")
     rejected = sum(facts.rejected.values())
     counted = f"{facts.accepted:,} rows" + (f", {rejected:,} cannot be used" if rejected else "")
+    about_base = (
+        "    # 135 M parameters, Apache-2.0; a folder or a Hub id goes here as well" if base == DEFAULT_BASE else ""
+    )
     lines = [
         "# A spec of tailorbird: one task, several ways to customize a base model, measured alike.",
         f"# Made by `tailorbird init` from {counted}. Read the instruction, correct what was guessed wrong, then:",
         "#   tailorbird check THIS_FILE     data report and plan, in seconds",
         "#   tailorbird run THIS_FILE       does it; killed or stopped, the same command goes on",
         "",
-        f"base: {_yaml(base)}"
-        + (
-            "    # 135 M parameters, Apache-2.0; a folder or a Hub id goes here as well" if base == DEFAULT_BASE else ""
-        ),
+        f"base: {_yaml(base)}{about_base}",
         "",
         "data:",
         f"  examples: {shown}    # {read}",
@@ -125,8 +125,8 @@ def _text(paths: Sequence[str], base: str, task: Task, dataset: Dataset) -> str:
         "  - prompt_tuning",
         "  - lora    # settings go like this: `- lora: {rank: 8}`",
         "  - sft",
-        "  # What you have today, as a file with one answer a row (`tailorbird check THIS_FILE --rows rows.jsonl` writes",
-        "  # the inputs that need one) or as a program that reads and writes JSON lines:",
+        "  # What you have today: a file with one answer a row (`tailorbird check THIS_FILE --rows rows.jsonl` writes",
+        "  # the inputs that need one), or a program that reads and writes JSON lines:",
         "  # - {label: today, answers: production.csv}",
         "  # - {label: rules, command: python classify.py}",
         "",

@@ -252,11 +252,12 @@ def _replace(source: Path, target: Path) -> None:
 class AppendLog:
     """JSON lines that are only ever added. Opening cuts off a last line that a kill or a power cut tore.
 
-    `records` holds what was there when it was opened. A damaged line before the last one is not repaired: DataError.
+    `records` holds what was there when it was opened (`keep=False`: only their `count`). A damaged line before the last
+    one is not repaired: DataError.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, keep: bool = True) -> None:
+        self.path, self.keep, self.count = Path(path), keep, 0
         self.records: list[dict[str, Any]] = []
         with disk(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,7 +277,9 @@ class AppendLog:
                     self._file.close()
                     raise DataError("a line in the middle is damaged", where=f"{self.path}:{number}")
                 break
-            self.records.append(record)
+            self.count += 1
+            if self.keep:
+                self.records.append(record)
             good += len(line)
         self._file.truncate(good)
         self._file.seek(0, os.SEEK_END)

@@ -1,0 +1,72 @@
+"""`doctor`: what this machine is, which compute type it will use, and whether the engine computes rightly on it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tailorbird.plan.making import BF16_GAIN
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    passed: bool
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{'ok    ' if self.passed else 'FAILED'} {self.name}" + (f": {self.detail}" if self.detail else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def facts(device: str) -> dict[str, Any]:
+    """The machine's facts and the probe's speeds."""
+    from tailorbird.bases.doctor import doctor_facts
+    from tailorbird.engine.probe import probe
+
+    found = doctor_facts(device)
+    speeds = probe(found["device"], found["physical_cores"])
+    gain = speeds["bfloat16"] / speeds["float32"]
+    return {**found, "gflops": speeds, "compute_type": "bfloat16" if gain >= BF16_GAIN else "float32"}
+
+
+def lines(facts: dict[str, Any]) -> Iterator[str]:
+    """The facts for people."""
+
+    def size(name: str) -> str:
+        return f"{facts[name] / 1e9:.1f} GB"
+
+    yield f"system      {facts['system']}, {facts['processor']}, {facts['physical_cores']} cores"
+    yield f"memory      {size('memory_bytes')}, {size('free_memory_bytes')} free"
+    yield f"device      {facts['device']} ({facts['device_name']}, {size('device_memory_bytes')})"
+    speeds = ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in facts["gflops"].items())
+    yield f"compute     {facts['compute_type']} ({speeds}; bfloat16 from {BF16_GAIN} times float32 on)"
+    yield "versions    " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    writable = "" if facts["home_writable"] else ", NOT WRITABLE"
+    yield f"home        {facts['home']} ({size('home_free_bytes')} free{writable})"
+    yield f"pip         {'there' if facts['pip'] else 'not there (bases get makes a throw-away environment)'}"
+    for base in facts["bases"]:
+        yield f"base        {base['name']}: {'here' if base['present'] else 'not here'}; fits: {base['fits']}"
+
+
+def selftest(device: str) -> list[Result]:
+    """The technique contract of each technique on tiny bases, on this device."""
+    from tailorbird import techniques
+
+    return [_tried(name, device) for name in techniques.NAMES]
+
+
+def _tried(name: str, device: str) -> Result:
+    from tailorbird.testing import technique_contract
+
+    check: Callable[..., Any] = technique_contract
+    try:
+        check(name, device=device)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Result(name, False, f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})")
+    return Result(name, True)
