@@ -217,6 +217,7 @@ def _search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         raise TypeError(f"{technique.name} is neither trained nor prompted")
     renderer = Renderer.from_folder(Path(job.base.folder))
     done = 0
+    log: list[dict[str, Any]] = []
 
     def opened(parts: Parts, calibrated: bool = True) -> LocalAnswerer:
         compute = job.compute
@@ -248,6 +249,7 @@ def _search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
             hits = [max(s, key=lambda c: s[c] - bias[c]) == row.label for s, row in zip(*kept[key], strict=True)]
             score = sum(hits) / len(hits)
         done += 1
+        log.append({"step": done, "tuning_score": score})
         job.progress(done, done + 1, f"Tuning score {score:.3f}")
         return score
 
@@ -278,7 +280,7 @@ def _search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         "examples": len(parts.prompt.examples),
         "calibrated": parts.decode.calibration is not None,
     }
-    store.write_jsonl(job.work / "log.jsonl", [])
+    store.write_jsonl(job.work / "log.jsonl", log)
     export(job, technique, parts, renderer, facts, opened(parts).top_logits, out)
     return facts
 

@@ -7,22 +7,23 @@ default: on the default base 12 examples gave 0.57, 24 gave 0.56, 48 gave 0.36.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tailorbird.artifacts.parts import Parts, Prompt
 from tailorbird.errors import DataError
 from tailorbird.techniques.base import Prompted, SearchContext, one_per_label
-from tailorbird.types import BaseFacts, Row
+from tailorbird.types import Row
 
 
 class Settings(BaseModel):
     """Settings of `few_shot`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    examples_per_label: int = Field(1, ge=1, le=64, description="Examples of each label (classify).")
-    examples: int = Field(3, ge=1, le=256, description="Examples in all (answer, write).")
+    examples: int | None = Field(
+        None, ge=1, le=256, description="Examples of each label for classify (1 when not given), in all else (3)."
+    )
     draws: int = Field(3, ge=1, le=64, description="Sets of examples that are tried on Tuning rows.")
     calibration: Literal["auto", "on", "off"] = Field("auto", description="Contextual calibration; auto = as Tuning says.")
 
@@ -32,11 +33,8 @@ class FewShot(Prompted):
     citation = "Brown et al. 2020, Language Models are Few-Shot Learners; Zhao et al. 2021 (contextual calibration)"
     Settings = Settings
 
-    def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
-        return {}
-
     def search(self, ctx: SearchContext, settings: Settings) -> Parts:
-        count = settings.examples_per_label if ctx.decode.kind == "classify" else settings.examples
+        count = settings.examples or (1 if ctx.decode.kind == "classify" else 3)
         best: tuple[float, Parts] | None = None
         for _ in range(settings.draws if len(ctx.tuning) else 1):
             prompt = self._prompt(ctx, one_per_label(ctx.train, count, ctx.rng))

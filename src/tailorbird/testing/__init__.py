@@ -1,0 +1,8 @@
+"""What a technique must pass, and small bases to pass it on. Public: an outsider's technique is held to the same."""
+
+from __future__ import annotations
+
+from tailorbird.testing.contract import technique_contract
+from tailorbird.testing.tiny import make_tiny_base, tiny_rows
+
+__all__ = ["make_tiny_base", "technique_contract", "tiny_rows"]

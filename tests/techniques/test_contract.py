@@ -1,0 +1,47 @@
+"""Every technique on the shelf passes the contract, on a small pretrained base (260 k parameters)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailorbird import techniques
+from tailorbird.testing import technique_contract
+
+STORIES = Path(__file__).parents[1] / "fixtures" / "stories260k"
+TRAINING: dict[str, Any] = {
+    "learning_rate": 0.003,
+    "epochs": 3,
+    "batch_rows": 3,
+    "warmup_share": 0.5,
+    "schedule": "cosine",
+    "weight_decay": 0.1,
+    "clip": 0.01,
+}
+PROMPTED: dict[str, Any] = {"calibration": "on"}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "zero_shot": ({}, PROMPTED),
+    "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
+    "prompt_tuning": (
+        {"learning_rate": 0.3, "epochs": 100, "batch_rows": 8},
+        {**TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
+    ),
+    "lora": (
+        {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},
+        {**TRAINING, "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
+    ),
+    "sft": ({"learning_rate": 0.003, "epochs": 40, "batch_rows": 8}, TRAINING),
+}
+
+
+def test_every_technique_has_a_case() -> None:
+    assert set(CASES) == set(techniques.NAMES)
+
+
+@pytest.mark.parametrize("name", techniques.NAMES)
+def test_contract(name: str, tmp_path: Path) -> None:
+    overfit, changed = CASES[name]
+    technique = techniques.get(name)
+    technique_contract(technique, tmp_path, base=STORIES, overfit=overfit, changed=changed)
