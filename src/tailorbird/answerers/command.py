@@ -16,6 +16,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ from tailorbird.types import Answer, Request, Stop
 _STDERR_KEPT = 4_000  # characters of its end, shown in an error
 _BYTES_A_ROW = 1_000_000  # output beyond so many bytes a row is a command that does not stop
 _NAMED = 10
-_WINDOWS = os.name == "nt"
+_WINDOWS = sys.platform == "win32"
 
 
 class Command:
@@ -80,7 +81,7 @@ class Command:
         said = conversation.error_text()
         if conversation.too_much:
             raise DataError(
-                f"wrote more than {_BYTES_A_ROW * len(lines) // 1_000_000} MB for {len(lines)} rows and was ended{said}",
+                f"wrote more than {_BYTES_A_ROW // 1_000_000} MB a row for {len(lines)} rows and was ended{said}",
                 where=self.command,
                 remedy="one JSON line for each line read, nothing else, on standard output",
             )
@@ -176,11 +177,11 @@ def _confidence(value: Mapping[str, Any], where: str) -> float | None:
 
 
 def _start(arguments: Sequence[str], folder: str | Path | None) -> subprocess.Popen[bytes]:
-    flags: dict[str, Any] = (
-        {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if _WINDOWS else {"start_new_session": True}
-    )
     pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, **flags)
+    if sys.platform == "win32":
+        group = subprocess.CREATE_NEW_PROCESS_GROUP
+        return subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, creationflags=group)
+    return subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, start_new_session=True)
 
 
 class _Conversation:
@@ -252,8 +253,8 @@ def _blocks(pipe: IO[bytes] | None) -> Iterator[bytes]:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all it started. On POSIX the group outlives its leader; on Windows the tree must be walked."""
-    if _WINDOWS:
+    """End the command and all it started. A POSIX group outlives its leader; on Windows the tree is walked."""
+    if sys.platform == "win32":
         if process.poll() is None:
             subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)
     else:
