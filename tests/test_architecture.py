@@ -19,7 +19,11 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAZY = (
     "cli",
     "api",
-    "run",
+    "running",
+    "applying",
+    "checking",
+    "initialize",
+    "doctoring",
     "plan",
     "techniques",
     "bases",

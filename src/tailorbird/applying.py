@@ -193,7 +193,7 @@ def _publish(journal: Path, out: Path) -> dict[str, int]:
         counts["problems"] += bool(record.get("problem"))
         counts["abstained"] += bool(record.get("abstain")) and not record.get("problem")
     own = [c for c in columns if c not in CLASSIFY + WRITE]
-    order = [*own, *(c for c in columns if c not in own)]
+    order = [*own, *(c for c in dict.fromkeys((*CLASSIFY, *WRITE)) if c in columns and c != "problem"), "problem"]
     with store.atomic(out) as file:
         if out.suffix.lower() == ".csv":
             file.write(_csv_line(order))

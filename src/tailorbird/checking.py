@@ -114,13 +114,13 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
         if e.state == "skipped":
             contestants.add_row(e.label, what, "", "", f"skipped: {e.note}", style="dim")
             continue
-        settings = ", ".join(f"{k} {v}" for k, v in e.effective.items())
+        settings = ", ".join(f"{k} {v}" for k, v in e.effective.items() if v not in (None, [], ()))
         memory = f"{e.memory_bytes / 1e9:.1f} GB" if e.memory_bytes else ""
         contestants.add_row(e.label, what, _time(e.seconds), memory, settings)
     yield contestants
     speeds = "" if plan.gflops else " (this machine's speed was not probed yet: taken as a common server's)"
     limit = f", limit {plan.minutes_limit:g}" if plan.minutes_limit else ""
-    yield Text(f"About {plan.minutes:.0f} minutes in all{limit}{speeds}.")
+    yield Text(f"About {_time(60 * plan.minutes)} in all{limit}{speeds}.")
     for note in plan.notes:
         yield Text(f"· {note}", style="yellow")
 

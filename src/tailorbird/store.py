@@ -250,7 +250,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 class AppendLog:
-    """JSON lines that are only ever added. Opening cuts off a last line that a kill or a power cut tore.
+    """JSON lines that are only ever added, fields in the order given. Opening cuts off a last line that a kill or a power cut tore.
 
     `records` holds what was there when it was opened (`keep=False`: only their `count`). A damaged line before the last
     one is not repaired: DataError.
@@ -287,7 +287,8 @@ class AppendLog:
     def append(self, record: dict[str, Any]) -> None:
         with disk(self.path):
             fault("append")
-            self._file.write(canonical(record).encode("utf-8", "surrogatepass") + b"\n")
+            text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            self._file.write(text.encode("utf-8", "surrogatepass") + b"\n")
 
     def sync(self) -> None:
         with disk(self.path):

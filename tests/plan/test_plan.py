@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tailorbird.errors import ResourceError, SpecError
+from tailorbird.measure.detectable import rows_for_margin
 from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
-from tailorbird.plan.making import rows_for_margin
 
 from .conftest import MACHINE, SIZES, make_facts, make_spec
 

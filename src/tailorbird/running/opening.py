@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Chosen:
         from tailorbird.artifacts.layout import read_parts
         from tailorbird.artifacts.parts import Prompt
 
-        decode = read_parts(self.folder).decode
+        decode = replace(read_parts(self.folder).decode, calibration=None)
         return open_bare(
             self.base_folder,
             prompt=Prompt(self.plan.task["instruction"]),
