@@ -78,10 +78,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         raise ArtifactError("there is no manifest.json", where=str(folder), remedy="is this a customization folder?")
-    try:
-        value = store.read_json(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"manifest.json cannot be read: {error}", where=str(folder)) from error
+    value = store.read_json(path)
     version = value.get("schema") if isinstance(value, dict) else None
     if version != SCHEMA:
         raise ArtifactError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, pack, register
+from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, at_least_float32, pack, register
 from tailorbird.errors import ResourceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -84,10 +84,10 @@ class Model:
         that the logits of long answers are never held at once (recomputed in the backward pass)."""
 
         def chunk_loss(part: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
-            losses = F.cross_entropy(self.logits(part).float(), wanted, reduction="none")
+            losses = F.cross_entropy(at_least_float32(self.logits(part)), wanted, reduction="none")
             return losses.sum() if weight is None else (losses * weight).sum()
 
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = at_least_float32(hidden.new_zeros(()))
         many = hidden.shape[0] > 4 * LOGIT_ROWS
         for start in range(0, hidden.shape[0], LOGIT_ROWS if many else max(1, hidden.shape[0])):
             stop = start + LOGIT_ROWS if many else hidden.shape[0]

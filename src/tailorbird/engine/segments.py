@@ -135,6 +135,11 @@ def pack(
     )
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Sums of exponentials in fp32, or better where the model computes in better."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     """Scaled dot-product attention where H query heads share G key/value heads. All (S, heads, length, D); `mask` as in
     `Segments`, None = causal.
@@ -152,7 +157,7 @@ def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sca
         mask = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril()
     seen = mask if mask.dim() == 2 else mask.unsqueeze(1)  # (Q, K), or (S, 1, 1, Q, K)
     together = query.reshape(rows, groups, -1, size)  # (S, G, H/G * Q, D)
-    weights = torch.matmul(together, key.transpose(2, 3)).float().view(rows, groups, -1, length, keys)
+    weights = at_least_float32(torch.matmul(together, key.transpose(2, 3))).view(rows, groups, -1, length, keys)
     weights = (weights * scaling).masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
     out = torch.matmul(weights.view(rows, groups, -1, keys), value)  # (S, G, H/G * Q, D)
     return out.view(rows, heads, length, size)

@@ -159,9 +159,10 @@ class _Run:
 
     def judge(self, loss: float | None) -> None:
         """A new best: lowest held-out loss; without Tuning rows the last point."""
-        self.log[-1]["tuning_loss"] = loss
         if loss is not None and not math.isfinite(loss):
+            self.log[-1] |= {"tuning_loss": None, "tuning_loss_not_finite": True}
             return
+        self.log[-1]["tuning_loss"] = loss
         if loss is None or self.best_loss is None or loss < self.best_loss:
             self.best_step, self.best_loss = self.step, loss
             self.checkpoints.save("best", self.step, self.optimizer.master_copy(), {"tuning_loss": loss})

@@ -1,0 +1,219 @@
+"""What loads is what was measured: every fault in a customization folder is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tailorbird import tasks, techniques
+from tailorbird.answerers.opening import open_customization, open_foreign, release
+from tailorbird.artifacts.layout import read_adapter
+from tailorbird.artifacts.parts import Decode, Prompt
+from tailorbird.bases.facts import base_facts
+from tailorbird.customize import Compute, Job, customize
+from tailorbird.errors import ArtifactError, SafetyError, TailorbirdError
+from tailorbird.testing import make_tiny_base, tiny_rows
+from tailorbird.types import Train, Tuning
+
+QUICK = {"epochs": 2, "batch_rows": 4, "learning_rate": 0.01}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def make(technique: str, base: Path, folder: Path) -> Path:
+    rows = tiny_rows(8)
+    facts, shelf = base_facts(base), techniques.get(technique)
+    asked = QUICK if shelf.trained else {}
+    job = Job(
+        label=technique,
+        technique=technique,
+        settings=shelf.settings(asked, facts, len(rows)).model_dump(),
+        asked=asked,
+        base=facts,
+        task=tasks.build("classify", instruction="Name it.", labels=tasks.labels_in(rows)),
+        train=Train(rows),
+        tuning=Tuning(tiny_rows(12)[8:]),
+        seed=0,
+        compute=Compute(),
+        work=folder / f"work-{technique}",
+    )
+    customize(job, folder / technique)
+    return folder / technique
+
+
+@pytest.fixture(scope="module")
+def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("made")
+    return {name: make(name, base, folder) for name in ("zero_shot", "prompt_tuning", "lora", "sft")}
+
+
+@pytest.fixture
+def lora(made: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made["lora"], tmp_path / "lora"))
+
+
+@pytest.mark.parametrize("technique", ["zero_shot", "prompt_tuning", "lora", "sft"])
+def test_a_flipped_bit_in_any_file_is_refused(made: dict[str, Path], base: Path, tmp_path: Path, technique: str) -> None:
+    folder = Path(shutil.copytree(made[technique], tmp_path / technique))
+    for file in sorted(p for p in folder.iterdir() if p.name != "manifest.json"):
+        good = file.read_bytes()
+        broken = bytearray(good)
+        broken[len(good) // 2] ^= 1
+        file.write_bytes(bytes(broken))
+        with pytest.raises(ArtifactError, match=f"{file.name} is not the file that was measured"):
+            open_customization(folder, base)
+        file.write_bytes(good)
+    open_customization(folder, base)
+
+
+def test_a_missing_or_added_file_is_refused(lora: Path, base: Path) -> None:
+    (lora / "prompt.json").rename(lora / "prompt2.json")
+    with pytest.raises(ArtifactError, match=r"prompt\.json is missing"):
+        open_customization(lora, base)
+    (lora / "prompt2.json").rename(lora / "prompt.json")
+    (lora / "extra.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"extra\.json does not belong"):
+        open_customization(lora, base)
+
+
+def test_another_base_of_the_same_shape_is_refused(lora: Path, tmp_path: Path) -> None:
+    other = make_tiny_base(tmp_path / "other", seed=1)
+    with pytest.raises(ArtifactError, match="made for another base"):
+        open_customization(lora, other)
+
+
+def test_a_manifest_of_another_schema_is_refused(lora: Path, base: Path) -> None:
+    manifest = json.loads((lora / "manifest.json").read_text())
+    (lora / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
+    with pytest.raises(ArtifactError, match="schema 99 is not the one this version reads"):
+        open_customization(lora, base)
+    (lora / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError, match="is not readable JSON"):
+        open_customization(lora, base)
+
+
+def test_changed_check_logits_are_refused(lora: Path, base: Path) -> None:
+    """The last guard: all hashes right, yet the computation gives something else."""
+    manifest = json.loads((lora / "manifest.json").read_text())
+    manifest["check_rows"][1]["top_logits"][0] += 0.01
+    (lora / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="check row 2: logits differ"):
+        open_customization(lora, base)
+
+
+def test_a_pickle_beside_is_refused_unopened(lora: Path, base: Path) -> None:
+    (lora / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(SafetyError, match="can run code") as refused:
+        open_customization(lora, base)
+    assert refused.value.exit_code == 7
+
+
+Change = Callable[[dict[str, object]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({k: v * float("nan") for k, v in list(t.items())[:1]}), "not finite"),
+        (lambda t: t.pop(next(k for k in t if "lora_B" in k)), "lora_B.weight is missing"),
+        (lambda t: t.update({"base_model.model.renamed": t.pop(next(iter(t)))}), "unexpected tensor"),
+        (lambda t: t.update({k: v.t().contiguous() for k, v in list(t.items())[:1]}), "do not fit rank"),
+        (lambda t: t.clear(), "holds no tensors"),
+    ],
+    ids=["nan", "missing", "renamed", "transposed", "empty"],
+)
+def test_a_wrong_tensor_is_refused_by_name(lora: Path, change: Change, message: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = {k: v.clone() for k, v in load_file(str(lora / "adapter_model.safetensors")).items()}
+    change(tensors)
+    save_file(tensors, str(lora / "adapter_model.safetensors"))
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(lora)
+
+
+def test_a_file_cut_anywhere_is_refused(lora: Path) -> None:
+    path = lora / "adapter_model.safetensors"
+    good = path.read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    for size in [*range(0, 32), *range(32, header, 97), *(header + i * (len(good) - header) // 20 for i in range(20))]:
+        path.write_bytes(good[:size])
+        with pytest.raises(TailorbirdError):
+            read_adapter(lora)
+    path.write_bytes(good + b"tail")
+    with pytest.raises(ArtifactError):
+        read_adapter(lora)
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+@pytest.mark.parametrize("technique", ["lora", "prompt_tuning"])
+def test_peft_opens_an_adapter_with_equal_logits(technique: str, shape: str, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = make_tiny_base(tmp_path / "base", shape)  # type: ignore[arg-type]
+    folder = make(technique, base, tmp_path)
+    answerer = open_customization(folder, base)
+    ids = answerer.prompt(tiny_rows(1)[0].prompt)
+    places, values = answerer.top_logits(ids, 20)
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(base)), str(folder)).eval()
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert torch.allclose(logits[places], torch.tensor(values), atol=1e-4)
+
+
+def test_transformers_opens_whole_weights_with_equal_logits(made: dict[str, Path], base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    answerer = open_customization(made["sft"], base)
+    messages = tiny_rows(1)[0].prompt
+    ids = answerer.prompt(messages)
+    places, values = answerer.top_logits(ids, 20)
+    theirs = AutoModelForCausalLM.from_pretrained(str(made["sft"])).eval()
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert torch.allclose(logits[places], torch.tensor(values), atol=1e-4)
+    conversation = [{"role": "system", "content": "Name it."}, *(m.as_dict() for m in messages)]
+    tokenizer = AutoTokenizer.from_pretrained(str(made["sft"]))
+    rendered = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    assert tokenizer(rendered, add_special_tokens=False)["input_ids"] == ids
+
+
+def test_an_adapter_made_by_peft_is_opened(base: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(str(base)), config).eval()
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    release()
+    answerer = open_foreign(
+        tmp_path / "theirs", base, prompt=Prompt("Name it."), decode=Decode("write"), device="cpu", dtype="float32", threads=1
+    )
+    ids = answerer.prompt(tiny_rows(1)[0].prompt)
+    places, values = answerer.top_logits(ids, 20)
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert torch.allclose(logits[places], torch.tensor(values), atol=1e-4)
+
+
+def test_forgetting_is_exactly_zero_with_an_untouched_base(base: Path, made: dict[str, Path]) -> None:
+    from tailorbird.answerers.opening import open_bare
+
+    texts = ["The cat sat on the mat.", "Water boils at 100 degrees."]
+    bare = list(open_bare(base).bits(texts))
+    assert list(open_customization(made["zero_shot"], base).bits(texts)) == bare
+    assert list(open_customization(made["sft"], base).bits(texts)) != bare
+    assert list(open_customization(made["prompt_tuning"], base).bits(texts)) != bare
+    assert list(open_bare(base).bits(texts)) == bare

@@ -1,0 +1,179 @@
+"""The loop, the optimizer and its checkpoints, held against plain references and real faults."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailorbird.engine.batches import Batch, Encoded, RowSource
+from tailorbird.engine.checkpoints import Checkpoints
+from tailorbird.engine.model import Model
+from tailorbird.engine.optimizer import Optimizer, Schedule
+from tailorbird.engine.train import Best, Trainable, token_loss, train
+from tailorbird.errors import Interrupted, NumericError
+
+from .test_packing import encoded
+
+
+def test_the_schedule_is_its_formula() -> None:
+    linear = Schedule(1.0, steps=10, warmup_share=0.2, decay="linear")
+    assert [round(linear.at(step), 3) for step in range(10)] == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert [Schedule(1.0, 4, 0.0, "constant").at(step) for step in range(4)] == [1.0] * 4
+    cosine = Schedule(2.0, 4, 0.0, "cosine")
+    assert [round(cosine.at(step), 4) for step in range(4)] == [2.0, 1.7071, 1.0, 0.2929]
+
+
+def reference_adamw(weights: list[float], gradients: list[list[float]], rate: float, decay: float) -> list[float]:
+    """Algorithm 2 of Loshchilov & Hutter 2019, in plain Python."""
+    m, v, w = [0.0] * len(weights), [0.0] * len(weights), list(weights)
+    for t, g in enumerate(gradients, start=1):
+        for i in range(len(w)):
+            m[i] = 0.9 * m[i] + 0.1 * g[i]
+            v[i] = 0.999 * v[i] + 0.001 * g[i] ** 2
+            w[i] -= rate * decay * w[i]
+            w[i] -= rate * (m[i] / (1 - 0.9**t)) / (math.sqrt(v[i] / (1 - 0.999**t)) + 1e-8)
+    return w
+
+
+def test_the_optimizer_is_adamw_on_the_mean_gradient() -> None:
+    parameter = nn.Parameter(torch.tensor([[1.0, -2.0]]))
+    optimizer = Optimizer({"w": parameter}, weight_decay=0.1, clip=0.0)
+    steps = [[4.0, 2.0], [-1.0, 3.0]]
+    for sums in steps:
+        for half in (0.25, 0.75):  # two micro-batches of one step
+            parameter.grad = torch.tensor([sums]) * half
+            optimizer.collect()
+        optimizer.step(0.1, 0.5)
+    expected = reference_adamw([1.0, -2.0], [[g * 0.5 for g in s] for s in steps], 0.1, 0.1)
+    assert torch.allclose(parameter.detach(), torch.tensor([expected]), atol=1e-6)
+
+
+def test_weights_in_bf16_learn_through_their_masters() -> None:
+    """1e-4 vanishes in the rounding of 1.0 in bf16; the master keeps it."""
+    parameter = nn.Parameter(torch.ones(1, 1, dtype=torch.bfloat16))
+    optimizer = Optimizer({"w": parameter}, weight_decay=0.0, clip=0.0)
+    for _ in range(200):
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.collect()
+        optimizer.step(1e-4, 1.0)
+    assert math.isclose(float(optimizer.masters["w"]), 0.98, abs_tol=1e-3)
+    assert float(parameter.detach()) < 1.0
+
+
+class Bench:
+    """A tiny training that can be stopped, killed and continued."""
+
+    def __init__(self, model: Model, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.folder = model, folder
+        self.start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
+
+    def run(self, *, stop_after: int | None = None, loss: Any = token_loss, tuning: bool = True, every: int = 2) -> Best:
+        parameters = dict(self.model.network.named_parameters())
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(self.start[name])
+                p.requires_grad_(True)
+        source = RowSource(encoded(), batch_rows=3, micro_batch_tokens=20, seed=0)
+        calls = 0
+
+        def stop() -> bool:
+            nonlocal calls
+            calls += 1
+            return stop_after is not None and calls > stop_after
+
+        return train(
+            self.model,
+            Trainable(parameters),
+            loss,
+            source,
+            source if tuning else None,
+            schedule=Schedule(0.01, 9, 0.1, "linear"),
+            weight_decay=0.01,
+            clip=1.0,
+            checkpoints=Checkpoints(self.folder),
+            checkpoint_steps=every,
+            progress=lambda done, total, note: None,
+            stop=stop,
+        )
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4, 8])
+def test_stopped_and_continued_equals_undisturbed_bit_for_bit(model: Model, tmp_path: Path, stop_after: int) -> None:
+    whole = Bench(model, tmp_path / "whole")
+    undisturbed = whole.run()
+    bench = Bench(model, tmp_path / "stopped")
+    bench.start = whole.start
+    with pytest.raises(Interrupted):
+        bench.run(stop_after=stop_after)
+    continued = bench.run()
+    assert same(undisturbed.tensors, continued.tensors)
+    assert undisturbed.log == continued.log
+
+
+def test_a_torn_newest_checkpoint_is_passed_over(model: Model, tmp_path: Path) -> None:
+    bench = Bench(model, tmp_path / "whole")
+    undisturbed = bench.run()
+    other = Bench(model, tmp_path / "torn")
+    other.start = bench.start
+    with pytest.raises(Interrupted):
+        other.run(stop_after=4)
+    (newest,) = (tmp_path / "torn").glob("step-*")
+    older = newest.with_name("step-00000001")
+    newest.rename(older)  # pretend: an older one that is whole ...
+    torn = tmp_path / "torn" / "step-00000009"
+    torn.mkdir()
+    (torn / "state.json").write_text(json.dumps({"step": 9, "sha256": "sha256:0"}))
+    (torn / "state.safetensors").write_bytes(b"torn")  # ... and a newer one that is not
+    assert same(other.run().tensors, undisturbed.tensors)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_said(model: Model, tmp_path: Path) -> None:
+    calls = 0
+
+    def loss(m: Model, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        value = token_loss(m, batch)
+        return value * float("nan") if calls == 3 else value
+
+    best = Bench(model, tmp_path).run(loss=loss)
+    assert best.skipped == 1
+    assert all(bool(tensor.isfinite().all()) for tensor in best.tensors.values())
+    assert [entry["step"] for entry in best.log if entry.get("skipped")] != []
+
+
+def test_a_loss_that_stays_broken_ends_with_a_numeric_error(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match="not finite for 5 steps in a row"):
+        Bench(model, tmp_path).run(loss=lambda m, b: token_loss(m, b) * float("inf"))
+    for folder in tmp_path.glob("*-*"):
+        assert "nan" not in (folder / "state.json").read_text().lower()
+
+
+def test_the_exported_point_is_the_best_one_by_the_held_out_loss(model: Model, tmp_path: Path) -> None:
+    best = Bench(model, tmp_path).run()
+    losses = {entry["step"]: entry["tuning_loss"] for entry in best.log if entry.get("tuning_loss") is not None}
+    assert best.step == min(losses, key=lambda step: (losses[step], step))
+    assert best.tuning_loss == losses[best.step]
+
+
+def test_a_checkpoint_is_never_written_with_values_that_are_not_finite(tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match="w is not finite at step 3"):
+        Checkpoints(tmp_path).save("step", 3, {"w": torch.tensor([float("nan")])}, {})
+    assert list(tmp_path.glob("step-*")) == []
+
+
+def test_rows_count_by_their_weight() -> None:
+    light, heavy = Encoded((1, 2, 3), (False, False, True), 0.0), Encoded((4, 5, 6), (False, False, True), 2.0)
+    (batch,) = RowSource([light, heavy], batch_rows=2, micro_batch_tokens=99, seed=0).everything()
+    assert batch.weights.tolist() == [0.0, 2.0]
+    assert batch.total == 2.0
