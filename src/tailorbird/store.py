@@ -57,6 +57,17 @@ def fault(point: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether this error, or one it was raised from, says that the disk is full: libraries wrap it in their own."""
+    while True:
+        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        if full or "No space left on device" in str(error):
+            return True
+        if error.__cause__ is None:
+            return False
+        error = error.__cause__
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
@@ -250,7 +261,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 class AppendLog:
-    """JSON lines that are only ever added, fields in the order given. Opening cuts off a last line that a kill or a power cut tore.
+    """JSON lines that are only ever added, fields in the order given. Opening cuts off a torn last line.
 
     `records` holds what was there when it was opened (`keep=False`: only their `count`). A damaged line before the last
     one is not repaired: DataError.
@@ -336,7 +347,8 @@ class Step:
     def finish(self, result: Any) -> Any:
         """Marks the step done. Everything else the step wrote must be on disk already."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        fault("finish")
+        with disk(self.folder):
+            fault("finish")
         write_json(self.folder / "done.json", {"step": self.name, "revision": self.revision, "result": result})
         return result
 

@@ -195,6 +195,9 @@ def attempt(shop: Workshop, work: Work, step: Callable[[Workshop, Work], None]) 
     except (Interrupted, store.DiskError):
         raise
     except Exception as error:
+        if store.disk_full(error):
+            remedy = "free some space, then give the same command again: it goes on from the last finished step"
+            raise store.DiskError("the disk is full", where=str(shop.folder.path), remedy=remedy) from error
         work.state, work.exit_code = "failed", getattr(error, "exit_code", 1)
         place = shop.folder.path / "steps" / (work.keys.get("customize") or f"failed-{work.label}") / "error.txt"
         store.write_text(place, "".join(traceback.format_exception(error)))
