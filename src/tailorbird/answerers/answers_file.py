@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ class AnswersFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._answers = read_answers(self.path)
+        self._money: list[float | None] = []
 
     def check(self, requests: Iterable[Request]) -> None:
         """DataError naming the rows (the first ten and how many) that have no answer."""
@@ -41,7 +43,13 @@ class AnswersFile:
             found = self._answers.lookup(request)
             if found is None:  # checked above; a file that changes between is not read again
                 raise DataError("no answer", where=f"{self.path}: {name(request)}")
+            self._money.append(self._answers.cost(request))
             yield replace(found, id=request.id, stop=Stop.GIVEN)
+
+    def cost_facts(self) -> dict[str, float | None]:
+        """`money`: the sum of the file's `cost` over the rows answered here, if every one of them has it."""
+        known = [cost for cost in self._money if cost is not None]
+        return {"money": math.fsum(known) if known and len(known) == len(self._money) else None}
 
 
 def name(request: Request) -> str:
