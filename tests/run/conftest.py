@@ -1,4 +1,4 @@
-"""A small world for runs: rows that words decide, a tiny base, and (for tests of the flow alone) a scripted technique."""
+"""A small world for runs: rows that words decide, a tiny base, and, for the flow alone, scripted techniques."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_rows(path: Path, count: int = 120, seed: int = 0) -> None:
         writer.writerow(["text", "label"])
         for n in range(count):
             label = sorted(WORDS)[n % 3]
-            words = rng.sample(FILLER, 6) + [rng.choice(WORDS[label]), f"nr{rng.randrange(10**6)}"]
+            words = [*rng.sample(FILLER, 6), rng.choice(WORDS[label]), f"nr{rng.randrange(10**6)}"]
             rng.shuffle(words)
             writer.writerow([" ".join(words), label])
 
