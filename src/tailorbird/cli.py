@@ -156,7 +156,6 @@ def _command() -> str:
 @app.command()
 def demo(
     runs: Annotated[Path, typer.Option(help="Where run folders lie.")] = Path("runs"),
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Get the base without being asked.")] = True,
     debug: Debug = False,
 ) -> None:
     """The main job on data that comes along, in minutes."""
