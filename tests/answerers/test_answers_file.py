@@ -67,7 +67,7 @@ def test_missing_rows_are_named_the_first_ten_and_how_many(tmp_path: Path) -> No
 
 def test_one_missing_row_stops_before_the_first_answer(tmp_path: Path) -> None:
     file = AnswersFile(write(tmp_path, "text,label\na,x\n"))
-    with pytest.raises(DataError, match="no answer for 1 of 2 rows:\n    id 9: b c$"):
+    with pytest.raises(DataError, match=r"no answer for 1 of 2 rows:\n    id 9: b c$"):
         try:
             next(file.answer([request("a"), request("b\nc", "9")]))
         except DataError as error:

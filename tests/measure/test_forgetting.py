@@ -96,7 +96,7 @@ def test_of_a_long_text_the_start_is_taken_up_to_a_blank(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": "x"}\n{"text": ', 'a.jsonl:2: is not JSON'),
+        ("a.jsonl", '{"text": "x"}\n{"text": ', "a.jsonl:2: is not JSON"),
         ("a.jsonl", '{"text": "x"}\n{"texts": "y"}', 'a.jsonl:2: has no "text"\n  → each line: {"text": "..."}'),
         ("a.jsonl", "[1]", 'a.jsonl:1: has no "text"'),
         ("a.txt", "only one", "1 texts to measure forgetting on, at least 20 are needed\n"),
@@ -119,5 +119,5 @@ def test_a_latin_1_file_is_named_with_the_place(tmp_path: Path) -> None:
 
 def test_texts_that_were_all_trained_on_are_said(tmp_path: Path) -> None:
     path = texts(tmp_path, "own.txt", "\n".join(f"{NINE} {i}" for i in range(25)))
-    with pytest.raises(DataError, match="0 texts .* 25 of 25 share eight words in a row with the training rows"):
+    with pytest.raises(DataError, match=r"0 texts .* 25 of 25 share eight words in a row with the training rows"):
         load_retention(path, [NINE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import assume, given
@@ -109,7 +109,7 @@ def test_tango_holds_the_estimate_and_mirrors_and_is_never_empty(pair: tuple[int
 def test_the_score_statistic_falls_so_that_bisection_finds_its_only_root(pair: tuple[int, int, int]) -> None:
     b, c, n = pair
     values = [score_statistic(-0.99 + 0.02 * i, b, c, n) for i in range(100)]
-    assert all(x >= y - 1e-9 for x, y in zip(values, values[1:], strict=False))
+    assert all(x >= y - 1e-9 for x, y in pairwise(values))
 
 
 @pytest.mark.parametrize("margin", [0.01, 0.02, 0.03, 0.05, 0.1])

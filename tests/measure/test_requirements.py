@@ -41,9 +41,13 @@ def test_what_was_not_asked_is_not_judged() -> None:
             "max_forgetting: up to 0.05 bits/byte, asked 0.04 bits/byte (0.01 over)",
         ),
         (Asked(max_deployed_mb=19.5), {"max_deployed_mb": True}, ""),
-        (Asked(max_deployed_mb=5), {"max_deployed_mb": False}, "max_deployed_mb: deployed 19.5 MB, asked 5 MB (14.5 over)"),
+        (
+            Asked(max_deployed_mb=5),
+            {"max_deployed_mb": False},
+            "max_deployed_mb: deployed 19.5 MB, asked 5 MB (14.5 over)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_requirement(asked: Asked, met: dict[str, bool], misses: str) -> None:
     latency = {"median": 40.0, "p95": 60.0}
     found = check(asked, score=SCORE, latency_ms=latency, forgetting=FORGOT, deployed_bytes=19_500_000)

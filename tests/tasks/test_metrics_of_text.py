@@ -79,7 +79,9 @@ def test_the_bit_parallel_subsequence_equals_the_table(a: list[str], b: list[str
 @given(st.text(alphabet="abc. -'Z9", max_size=40), st.text(alphabet="abc. -'Z9", max_size=40))
 def test_rouge_l_equals_rouge_score_on_ascii(expected: str, given_text: str) -> None:
     scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
-    if tokens(expected) or tokens(given_text):  # without any token rouge-score says 0, we say that nothing equals nothing
+    if tokens(expected) or tokens(
+        given_text
+    ):  # without any token rouge-score says 0, we say that nothing equals nothing
         theirs = scorer.score(expected, given_text)["rougeL"].fmeasure
         assert rouge_l(expected, given_text) == pytest.approx(theirs)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from tailorbird.data.answers import read_answers
-
 from tailorbird.errors import DataError
 from tailorbird.types import Answer, Request, Stop
 

@@ -162,7 +162,9 @@ def verdicts(records: Sequence[Record], task: str) -> list[str]:
             if d.low <= 0 <= d.high:
                 said.append(f"{record.label}: no measurable effect")
             elif d.high < 0:
-                said.append(f"{record.label}: worse than the untouched base by {said_difference(_mirrored(d))}")
+                said.append(
+                    f"{record.label}: worse than the untouched base by {said_difference(_mirrored(d), signed=False)}"
+                )
         if task == "classify":
             said += _chance(record, split)
     return said

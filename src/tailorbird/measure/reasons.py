@@ -31,10 +31,10 @@ def _point_number(value: float, *, signed: bool = False) -> str:
     return f"+{text}" if signed and rounded > 0 else text
 
 
-def difference(d: Difference) -> str:
-    """ "+1.2 points (−0.5 to +2.9)" """
-    low, high = _point_number(d.low, signed=True), _point_number(d.high, signed=True)
-    return f"{points(d.difference, signed=True)} ({low} to {high})"
+def difference(d: Difference, *, signed: bool = True) -> str:
+    """ "+1.2 points (−0.5 to +2.9)"; not signed, after a word that says the direction: "1.2 points (0.4 to 2.9)" """
+    low, high = _point_number(d.low, signed=signed), _point_number(d.high, signed=signed)
+    return f"{points(d.difference, signed=signed)} ({low} to {high})"
 
 
 def scored(candidate: Candidate, metric: str) -> str:
@@ -144,7 +144,7 @@ def _saved(label: Candidate, best: Candidate) -> str:
 def _better_than_others(decision: _Decision, label: Candidate) -> str:
     """It has beaten every one of them; the one it has beaten least clearly is quoted."""
     nearest = min(decision.others, key=lambda o: decision.d(label, o).low)
-    shown = f"better than {nearest.label} by {difference(decision.d(label, nearest))}"
+    shown = f"better than {nearest.label} by {difference(decision.d(label, nearest), signed=False)}"
     rest = [o for o in decision.others if o is not nearest]
     return (
         f"{shown} and than {_names(rest)} by more"
