@@ -87,7 +87,8 @@ def test_it_has_the_names_that_others_rely_on() -> None:
     }  # fmt: skip
     assert set(row(comparison, "lora")) >= {
         "label", "kind", "technique", "base", "state", "after_test", "seeds", "interval_is_about", "meets",
-        "validation", "test", "versus_best", "versus_base", "slices", "forgetting", "cost", "settings", "artifact", "note",
+        "validation", "test", "versus_best", "versus_base", "slices",
+        "forgetting", "cost", "settings", "artifact", "note",
     }  # fmt: skip
     assert set(comparison["recommendation"]) >= {
         "verdict", "label", "kept", "reason", "undecided", "rows_to_decide", "on_test", "sealed_at",

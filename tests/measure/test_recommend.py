@@ -417,5 +417,4 @@ def test_the_rule_is_the_one_of_the_design(fields: list[tuple[Kind, int, int, fl
 
 
 def _signed(value: float) -> str:
-    text = f"{abs(100 * value):.1f}".removesuffix(".0")
-    return ("−" if value < 0 else "+") + text if text != "0" else "0"
+    return ("−" if value < 0 else "+") + f"{abs(100 * value):.1f}"

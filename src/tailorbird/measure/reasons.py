@@ -19,13 +19,13 @@ _NAMES = {"token_f1": "token F1", "rouge_l": "ROUGE-L", "chrf": "chrF"}
 
 def points(value: float, *, signed: bool = False) -> str:
     """0.03 -> "3 points", 0.0125 signed -> "+1.2 points"."""
-    text = _point_number(value, signed=signed)
+    text = _point_number(value, signed=signed).removesuffix(".0")
     return f"{text} point{'' if text.lstrip('+−') == '1' else 's'}"
 
 
 def _point_number(value: float, *, signed: bool = False) -> str:
     rounded = round(100 * value, 1)
-    text = f"{abs(rounded):.1f}".removesuffix(".0")
+    text = f"{abs(rounded):.1f}"
     if rounded < 0:
         return f"−{text}"
     return f"+{text}" if signed and rounded > 0 else text
