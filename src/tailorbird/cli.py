@@ -570,13 +570,17 @@ def doctor(
     from tailorbird import doctoring
 
     facts = doctoring.facts(device)
-    results = doctoring.selftest(facts["device"]) if selftest else []
+    if not json_:
+        for line in doctoring.lines(facts):
+            print(line, flush=True)
+    results = []
+    for result in doctoring.selftest(facts["device"], facts["physical_cores"]) if selftest else ():
+        results.append(result)
+        if not json_:
+            print(result, flush=True)
     if json_:
         import json
 
         print(json.dumps({**facts, "selftest": [r.as_dict() for r in results]}, ensure_ascii=False, indent=2))
-    else:
-        for line in (*doctoring.lines(facts), *(str(r) for r in results)):
-            print(line)
     if any(not r.passed for r in results):
         raise typer.Exit(1)

@@ -1,6 +1,6 @@
 """From a plan's contestant to a customization on disk: encode rows, train or search, export with its check rows.
 
-The glue between techniques, engine, artifacts and answerers; it knows no statistics and opens no Validation or Test row.
+The glue between techniques, engine, artifacts and answerers; it knows no statistics and no Validation or Test row.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
             facts = _train(job, technique, out) if isinstance(technique, Trained) else _search(job, technique, out)
         finally:
             store.write_json(job.work / "seconds.json", before + time.perf_counter() - start)
-    facts |= {"train_seconds": before + time.perf_counter() - start, "peak_memory_mb": peak.megabytes, "notes": job.notes}
+    facts |= {
+        "train_seconds": before + time.perf_counter() - start,
+        "peak_memory_mb": peak.megabytes,
+        "notes": job.notes,
+    }
     shutil.rmtree(job.work / "checkpoints", ignore_errors=True)
     return facts
 
@@ -121,7 +125,9 @@ def encode(renderer: Renderer, task: Task, prompt: Prompt, row: Row, context: in
     from tailorbird.engine.batches import Encoded
 
     turns = [*row.prompt, Message(Role.ASSISTANT, target(task, row))]
-    supervised = [wanted for message, wanted in zip(row.messages, row.supervised, strict=True) if message.role is not Role.SYSTEM]
+    supervised = [
+        wanted for message, wanted in zip(row.messages, row.supervised, strict=True) if message.role is not Role.SYSTEM
+    ]
     conversation = prompt.conversation(tuple(turns))
     marks = [False] * (len(conversation) - len(supervised)) + supervised
     rendered = renderer.row(conversation, marks)
@@ -142,7 +148,7 @@ def _train(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     from tailorbird.engine.scoring import top_logits
     from tailorbird.engine.train import train
 
-    settings = technique.Settings.model_validate(job.settings)
+    settings: Any = technique.Settings.model_validate(job.settings)
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
     model = Model(load_model(base_folder, dtype=compute.dtype, device=compute.device), device=compute.device)
@@ -253,8 +259,12 @@ def _search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         job.progress(done, done + 1, f"Tuning score {score:.3f}")
         return score
 
-    longest = max((len(renderer.prompt(job.prompt.conversation(r.prompt))) for r in (*job.train, *job.tuning)), default=0)
-    room = max(job.task.max_new_tokens or 0, max((len(renderer.answer(w)) for w in job.task.labels.values()), default=0))
+    longest = max(
+        (len(renderer.prompt(job.prompt.conversation(r.prompt))) for r in (*job.train, *job.tuning)), default=0
+    )
+    room = max(
+        job.task.max_new_tokens or 0, max((len(renderer.answer(w)) for w in job.task.labels.values()), default=0)
+    )
 
     def fits(prompt: Prompt) -> bool:
         empty = len(renderer.prompt(prompt.conversation((Message(Role.USER, ""),))))
@@ -286,7 +296,13 @@ def _search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
 
 
 def export(
-    job: Job, technique: Technique, parts: Parts, renderer: Renderer, facts: dict[str, Any], top_logits: TopLogits, out: Path
+    job: Job,
+    technique: Technique,
+    parts: Parts,
+    renderer: Renderer,
+    facts: dict[str, Any],
+    top_logits: TopLogits,
+    out: Path,
 ) -> None:
     """Write the folder beside, with the logits of three Train rows as the live model gives them, then publish it."""
     from tailorbird.answerers.opening import environment
@@ -363,10 +379,23 @@ def rehearse(job: Job, work: Path) -> None:
         customize(few, work / "customization")
         compute = job.compute
         answerer = open_customization(
-            work / "customization", job.base.folder, device=compute.device, threads=compute.threads, batch_tokens=compute.micro_batch_tokens
+            work / "customization",
+            job.base.folder,
+            device=compute.device,
+            threads=compute.threads,
+            batch_tokens=compute.micro_batch_tokens,
         )
         rows = longest[:2]
-        answered = list(answerer.answer([replace(job.task.request(row), max_new_tokens=min(8, job.task.max_new_tokens or 8)) if not job.task.labels else job.task.request(row) for row in rows]))
+        answered = list(
+            answerer.answer(
+                [
+                    replace(job.task.request(row), max_new_tokens=min(8, job.task.max_new_tokens or 8))
+                    if not job.task.labels
+                    else job.task.request(row)
+                    for row in rows
+                ]
+            )
+        )
         if len(answered) != len(rows):
             raise AssertionError("the rehearsal got fewer answers than questions")
         answerer.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tailorbird.plan.making import BF16_GAIN
@@ -53,20 +56,33 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"base        {base['name']}: {'here' if base['present'] else 'not here'}; fits: {base['fits']}"
 
 
-def selftest(device: str) -> list[Result]:
-    """The technique contract of each technique on tiny bases, on this device."""
+def selftest(device: str, threads: int) -> Iterator[Result]:
+    """The technique contract of each technique on a tiny random base, on this device: some seconds each."""
     from tailorbird import techniques
 
-    return [_tried(name, device) for name in techniques.NAMES]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in techniques.NAMES:
+            yield _tried(name, device, threads, Path(folder) / name)
 
 
-def _tried(name: str, device: str) -> Result:
-    from tailorbird.testing import technique_contract
+def _tried(name: str, device: str, threads: int, folder: Path) -> Result:
+    from tailorbird import techniques
+    from tailorbird.customize import Compute
+    from tailorbird.testing import make_tiny_base, technique_contract
+    from tailorbird.testing.cases import CASES
 
-    check: Callable[..., Any] = technique_contract
+    overfit, changed = CASES[name]
+    begun = time.monotonic()
     try:
-        check(name, device=device)
+        technique_contract(
+            techniques.get(name),
+            folder,
+            overfit=overfit,
+            changed=changed,
+            base=make_tiny_base(folder / "base", hidden=96),
+            compute=Compute(device=device, threads=threads, checkpoint_steps=2),
+        )
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return Result(name, False, f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})")
-    return Result(name, True)
+    return Result(name, True, f"keeps the technique contract ({time.monotonic() - begun:.0f} s)")

@@ -144,7 +144,7 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One row's question without its answer. `candidates` are label ids (classify); else `max_new_tokens` bounds the answer."""
+    """One row's question without its answer. `candidates`: label ids (classify); else `max_new_tokens` bounds it."""
 
     id: str
     messages: Conversation
@@ -217,7 +217,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A paired difference a - b with its 95 % interval, two-sided p and the standard deviation of the row differences."""
+    """A paired difference a - b with its 95 % interval, two-sided p and the standard deviation of row differences."""
 
     difference: float
     low: float
@@ -249,7 +249,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
-    """What is known of a base without loading its weights. `flops_per_token`: forward, 2 x weights that meet a token."""
+    """What is known of a base without loading its weights. `flops_per_token`: forward, 2 x weights met by a token."""
 
     name: str
     folder: str
@@ -277,7 +277,7 @@ class BaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a plan must know of the machine. Speeds are from the probe (GFLOP/s of a 3072 x 576 linear layer at 256 rows)."""
+    """What a plan must know of the machine. Speeds: the probe's GFLOP/s of a 3072 x 576 layer at 256 rows."""
 
     system: str
     processor: str

@@ -60,7 +60,9 @@ def lora(made: dict[str, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("technique", ["zero_shot", "prompt_tuning", "lora", "sft"])
-def test_a_flipped_bit_in_any_file_is_refused(made: dict[str, Path], base: Path, tmp_path: Path, technique: str) -> None:
+def test_a_flipped_bit_in_any_file_is_refused(
+    made: dict[str, Path], base: Path, tmp_path: Path, technique: str
+) -> None:
     folder = Path(shutil.copytree(made[technique], tmp_path / technique))
     for file in sorted(p for p in folder.iterdir() if p.name != "manifest.json"):
         good = file.read_bytes()
@@ -143,7 +145,7 @@ def test_a_file_cut_anywhere_is_refused(lora: Path) -> None:
     path = lora / "adapter_model.safetensors"
     good = path.read_bytes()
     header = 8 + int.from_bytes(good[:8], "little")
-    for size in [*range(0, 32), *range(32, header, 97), *(header + i * (len(good) - header) // 20 for i in range(20))]:
+    for size in [*range(32), *range(32, header, 97), *(header + i * (len(good) - header) // 20 for i in range(20))]:
         path.write_bytes(good[:size])
         with pytest.raises(TailorbirdError):
             read_adapter(lora)
@@ -194,12 +196,20 @@ def test_an_adapter_made_by_peft_is_opened(base: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+    )
     theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(str(base)), config).eval()
     theirs.save_pretrained(str(tmp_path / "theirs"))
     release()
     answerer = open_foreign(
-        tmp_path / "theirs", base, prompt=Prompt("Name it."), decode=Decode("write"), device="cpu", dtype="float32", threads=1
+        tmp_path / "theirs",
+        base,
+        prompt=Prompt("Name it."),
+        decode=Decode("write"),
+        device="cpu",
+        dtype="float32",
+        threads=1,
     )
     ids = answerer.prompt(tiny_rows(1)[0].prompt)
     places, values = answerer.top_logits(ids, 20)

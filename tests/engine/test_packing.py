@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -31,9 +33,19 @@ def alone(model: Model, ids: list[int], soft: torch.Tensor | None = None) -> tor
 
 
 @QUICK
-@given(head=st.lists(st.integers(0, 250), max_size=6), rows=st.lists(TOKENS, min_size=1, max_size=5), soft=st.integers(0, 3))
-def test_a_row_in_any_packed_batch_equals_the_row_alone(exact: Model, head: list[int], rows: list[list[int]], soft: int) -> None:
-    vectors = torch.randn(soft, exact.hidden_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) if soft else None
+@given(
+    head=st.lists(st.integers(0, 250), max_size=6),
+    rows=st.lists(TOKENS, min_size=1, max_size=5),
+    soft=st.integers(0, 3),
+)
+def test_a_row_in_any_packed_batch_equals_the_row_alone(
+    exact: Model, head: list[int], rows: list[list[int]], soft: int
+) -> None:
+    vectors = (
+        torch.randn(soft, exact.hidden_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        if soft
+        else None
+    )
     exact.soft = vectors
     with torch.no_grad():
         batch = pack(rows, head=head, soft=soft)
@@ -120,7 +132,7 @@ def test_the_order_of_rows_is_a_function_of_seed_and_epoch() -> None:
     assert order(0) == order(0)
     assert order(0) != order(1)
     first, second = order(0)[:3], order(0)[3:]
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(8))
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(8))
     assert first != second
 
 

@@ -16,7 +16,9 @@ from tailorbird.engine.scoring import Trie, log_probabilities, score_labels
 from tailorbird.types import Stop
 
 QUICK = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-LABELS = st.lists(st.lists(st.integers(0, 5), min_size=0, max_size=4).map(lambda x: (*x, 255)), min_size=2, max_size=6, unique=True)
+LABELS = st.lists(
+    st.lists(st.integers(0, 5), min_size=0, max_size=4).map(lambda x: (*x, 255)), min_size=2, max_size=6, unique=True
+)
 
 
 def flat(model: Model, prompt: list[int], label: tuple[int, ...]) -> float:
@@ -33,7 +35,9 @@ def flat(model: Model, prompt: list[int], label: tuple[int, ...]) -> float:
 
 @QUICK
 @given(labels=LABELS, prompts=st.lists(st.lists(st.integers(0, 250), min_size=1, max_size=6), min_size=1, max_size=4))
-def test_a_trie_of_labels_scores_as_each_label_alone(exact: Model, labels: list[tuple[int, ...]], prompts: list[list[int]]) -> None:
+def test_a_trie_of_labels_scores_as_each_label_alone(
+    exact: Model, labels: list[tuple[int, ...]], prompts: list[list[int]]
+) -> None:
     head = [3, 1, 4]
     scores = score_labels(exact, prompts, Trie.of(labels), exact.cache_head(head))
     for prompt, row in zip(prompts, scores.tolist(), strict=True):
@@ -42,7 +46,7 @@ def test_a_trie_of_labels_scores_as_each_label_alone(exact: Model, labels: list[
 
 
 def test_a_label_may_begin_another() -> None:
-    """"card" + end and "card arrival" + end share their first token only; no end token is a node of its own."""
+    """ "card" + end and "card arrival" + end share their first token only; no end token is a node of its own."""
     trie = Trie.of([(7, 255), (7, 8, 255)])
     assert trie.tokens == [7, 8]
     assert trie.parents == [0, 1]
@@ -66,7 +70,14 @@ def test_greedy_answers_equal_those_of_transformers(model: Model, count: int) ->
     network.set_attn_implementation("sdpa")
     for prompt, answer in zip(prompts, ours, strict=True):
         ids = torch.tensor([head + prompt])
-        theirs = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=255, pad_token_id=255)
+        theirs = network.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=255,
+            pad_token_id=255,
+        )
         expected = [token for token in theirs[0, ids.shape[1] :].tolist() if token != 255]
         assert answer.tokens == expected
         assert answer.stop is (Stop.LENGTH if len(expected) == 12 else Stop.END)

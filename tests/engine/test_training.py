@@ -23,7 +23,18 @@ from .test_packing import encoded
 
 def test_the_schedule_is_its_formula() -> None:
     linear = Schedule(1.0, steps=10, warmup_share=0.2, decay="linear")
-    assert [round(linear.at(step), 3) for step in range(10)] == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert [round(linear.at(step), 3) for step in range(10)] == [
+        0.5,
+        1.0,
+        1.0,
+        0.875,
+        0.75,
+        0.625,
+        0.5,
+        0.375,
+        0.25,
+        0.125,
+    ]
     assert [Schedule(1.0, 4, 0.0, "constant").at(step) for step in range(4)] == [1.0] * 4
     cosine = Schedule(2.0, 4, 0.0, "cosine")
     assert [round(cosine.at(step), 4) for step in range(4)] == [2.0, 1.7071, 1.0, 0.2929]
@@ -73,7 +84,9 @@ class Bench:
         self.model, self.folder = model, folder
         self.start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
 
-    def run(self, *, stop_after: int | None = None, loss: Any = token_loss, tuning: bool = True, every: int = 2) -> Best:
+    def run(
+        self, *, stop_after: int | None = None, loss: Any = token_loss, tuning: bool = True, every: int = 2
+    ) -> Best:
         parameters = dict(self.model.network.named_parameters())
         with torch.no_grad():
             for name, p in parameters.items():

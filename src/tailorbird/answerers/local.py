@@ -115,12 +115,14 @@ class LocalAnswerer:
         virtual = 0 if self.parts.soft is None else int(self.parts.soft.shape[0])
         if tokens + virtual + answer > self.base.context:
             raise DataError(
-                f"row {request.key or request.id}: {tokens} prompt tokens + {virtual} virtual + {answer} for the answer "
+                f"row {request.key or request.id}: {tokens} prompt tokens, {virtual} virtual and {answer} of the answer "
                 f"are more than the context of {self.base.context}",
                 remedy="shorten the input; nothing is cut silently",
             )
 
-    def _batches(self, items: Sequence[tuple[int, list[int]]], extra: int, context: int) -> Iterator[list[tuple[int, list[int]]]]:
+    def _batches(
+        self, items: Sequence[tuple[int, list[int]]], extra: int, context: int
+    ) -> Iterator[list[tuple[int, list[int]]]]:
         """Group (number, ids) so that tokens and attention places of a batch stay bounded."""
         batch: list[tuple[int, list[int]]] = []
         longest = 0
@@ -135,8 +137,10 @@ class LocalAnswerer:
         if batch:
             yield batch
 
-    def _grouped(self, prompts: list[list[int]], model: Model, extra: int) -> Iterator[tuple[list[int], list[list[int]], KeyValues | None]]:
-        """Batches of (numbers, ids behind the head, cached head); prompts that do not begin with the head come alone."""
+    def _grouped(
+        self, prompts: list[list[int]], model: Model, extra: int
+    ) -> Iterator[tuple[list[int], list[list[int]], KeyValues | None]]:
+        """Batches of (numbers, ids behind the head, cached head); prompts without the head come apart."""
         head, cached = self._shared(model)
         virtual = model.virtual_tokens
         shared = [(i, p[len(head) :]) for i, p in enumerate(prompts) if p[: len(head)] == head and len(p) > len(head)]
@@ -184,7 +188,9 @@ class LocalAnswerer:
             words = self.parts.decode.labels
             unknown = [c for c in candidates if c not in words]
             if unknown:
-                raise DataError(f"no words are known for the label {unknown[0]!r}", remedy="was this made for other labels?")
+                raise DataError(
+                    f"no words are known for the label {unknown[0]!r}", remedy="was this made for other labels?"
+                )
             self._tries[candidates] = Trie.of([self.renderer.answer(words[c]) for c in candidates])
         return self._tries[candidates]
 
@@ -229,7 +235,9 @@ class LocalAnswerer:
                     self.seen.prompt_tokens += count
                     self.seen.answer_tokens += len(tokens)
                     text = self.renderer.decode(tokens).strip()
-                    answers[number] = Answer(request.id, text, stop=stop, prompt_tokens=count, answer_tokens=len(tokens))
+                    answers[number] = Answer(
+                        request.id, text, stop=stop, prompt_tokens=count, answer_tokens=len(tokens)
+                    )
         return [answers[i] for i in range(len(requests))]
 
     # Scores
@@ -264,7 +272,9 @@ class LocalAnswerer:
 
     def content_free(self, candidates: tuple[str, ...]) -> dict[str, float]:
         """log of the mean label probabilities for inputs without content (uncalibrated), nats."""
-        requests = [Request(f"content-free-{i}", (Message(Role.USER, text),), candidates) for i, text in enumerate(PROBES)]
+        requests = [
+            Request(f"content-free-{i}", (Message(Role.USER, text),), candidates) for i, text in enumerate(PROBES)
+        ]
         plain, self.calibrated = self.calibrated, False
         answers = self._score(requests)
         self.calibrated = plain

@@ -113,7 +113,7 @@ def compare_check_rows(answerer: LocalAnswerer, manifest: Manifest, here: dict[s
         worst = max(abs(now.get(i, -1e9) - v) for i, v in zip(row.top_ids, row.top_logits, strict=True))
         if not worst <= tolerance:
             raise ArtifactError(
-                f"check row {number + 1}: logits differ from the measured ones by {worst:.2g} (allowed here: {tolerance:g})",
+                f"check row {number + 1}: logits differ from the measured ones by {worst:.2g} (allowed: {tolerance:g})",
                 where=str(folder),
                 remedy="the base, the versions or the files are not those that were measured",
             )
@@ -135,7 +135,9 @@ def open_bare(
     return _on_base(base_folder, Parts(prompt or Prompt(), decode or Decode("write")), device, dtype, batch_tokens)
 
 
-def open_parts(base_folder: str | Path, parts: Parts, *, device: str, dtype: str, threads: int, batch_tokens: int) -> LocalAnswerer:
+def open_parts(
+    base_folder: str | Path, parts: Parts, *, device: str, dtype: str, threads: int, batch_tokens: int
+) -> LocalAnswerer:
     """Candidate parts of a search, not yet on disk. For Tuning rows only: a measurement opens a folder."""
     set_threads(threads)
     return _on_base(Path(base_folder), parts, device, dtype, batch_tokens)

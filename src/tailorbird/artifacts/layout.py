@@ -82,11 +82,15 @@ def read_adapter(folder: Path) -> tuple[Tensor | None, LowRank | None]:
 
 def _read_soft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     if set(tensors) != {"prompt_embeddings"}:
-        raise ArtifactError(f"expected the tensor prompt_embeddings alone, found {sorted(tensors)}", where=str(folder / ADAPTER))
+        raise ArtifactError(
+            f"expected the tensor prompt_embeddings alone, found {sorted(tensors)}", where=str(folder / ADAPTER)
+        )
     soft = tensors["prompt_embeddings"]
     wanted = (config.get("num_virtual_tokens"), config.get("token_dim"))
     if soft.dim() != 2 or tuple(soft.shape) != wanted:
-        raise ArtifactError(f"prompt_embeddings has shape {tuple(soft.shape)}, its config says {wanted}", where=str(folder / ADAPTER))
+        raise ArtifactError(
+            f"prompt_embeddings has shape {tuple(soft.shape)}, its config says {wanted}", where=str(folder / ADAPTER)
+        )
     return soft
 
 
@@ -94,7 +98,14 @@ def _read_lora(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     where = str(folder / ADAPTER)
     unsupported = [
         key
-        for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices")
+        for key in (
+            "use_dora",
+            "use_rslora",
+            "rank_pattern",
+            "alpha_pattern",
+            "modules_to_save",
+            "trainable_token_indices",
+        )
         if config.get(key)
     ]
     if unsupported or config.get("bias", "none") != "none":
@@ -114,7 +125,9 @@ def _read_lora(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
             raise ArtifactError(f"{PREFIX}{name}.lora_{missing}.weight is missing", where=where)
         a, b = both["A"], both["B"]
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != rank or b.shape[1] != rank:
-            raise ArtifactError(f"{name}: A {tuple(a.shape)} and B {tuple(b.shape)} do not fit rank {rank}", where=where)
+            raise ArtifactError(
+                f"{name}: A {tuple(a.shape)} and B {tuple(b.shape)} do not fit rank {rank}", where=where
+            )
         pairs[name] = (a, b)
     if not pairs:
         raise ArtifactError("the adapter holds no tensors", where=where)
@@ -163,7 +176,11 @@ def prompt_tuning_config(soft: Tensor, base_folder: Path, base_name: str) -> dic
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, str(path), metadata={"format": "pt"})
+    save_file(
+        {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()},
+        str(path),
+        metadata={"format": "pt"},
+    )
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -54,7 +54,12 @@ class Manifest(BaseModel):
     def identity(self) -> str:
         """Equal identity, equal customization: the base, the payload's hashes and how it is computed."""
         return "sha256:" + store.sha256_json(
-            {"base": self.base_fingerprint, "files": self.files, "dtype": self.compute_dtype, "template": self.template_hash}
+            {
+                "base": self.base_fingerprint,
+                "files": self.files,
+                "dtype": self.compute_dtype,
+                "template": self.template_hash,
+            }
         )
 
 
@@ -98,13 +103,18 @@ def verify(folder: Path, fingerprint: str | None = None) -> Manifest:
     """Compare every payload file with its hash, and the base with its fingerprint; refuse anything extra."""
     for found in folder.rglob("*"):
         if found.suffix in PICKLES:
-            raise SafetyError(f"{found.name} can run code when it is read; only safetensors and JSON are opened", where=str(folder))
+            raise SafetyError(
+                f"{found.name} can run code when it is read; only safetensors and JSON are opened", where=str(folder)
+            )
         if found.is_symlink():
-            raise SafetyError(f"{found.name} is a link", where=str(folder), remedy="copy the file itself into the folder")
+            raise SafetyError(
+                f"{found.name} is a link", where=str(folder), remedy="copy the file itself into the folder"
+            )
     manifest = read_manifest(folder)
     if fingerprint is not None and manifest.base_fingerprint != fingerprint:
         raise ArtifactError(
-            f"made for another base: it needs {manifest.base_fingerprint[:23]}… ({manifest.base_name}), this one is {fingerprint[:23]}…",
+            f"made for another base: it needs {manifest.base_fingerprint[:23]}… ({manifest.base_name}), "
+            f"this one is {fingerprint[:23]}…",
             where=str(folder),
             remedy="give the base it was made on (weights, tokenizer and chat template all count)",
         )
@@ -113,7 +123,11 @@ def verify(folder: Path, fingerprint: str | None = None) -> Manifest:
         if name not in present:
             raise ArtifactError(f"{name} is missing", where=str(folder), remedy="copy the whole folder again")
         if store.sha256_file(present[name]) != digest:
-            raise ArtifactError(f"{name} is not the file that was measured (its hash differs)", where=str(folder), remedy="copy it again")
+            raise ArtifactError(
+                f"{name} is not the file that was measured (its hash differs)",
+                where=str(folder),
+                remedy="copy it again",
+            )
     extra = sorted(set(present) - set(manifest.files))
     if extra:
         raise ArtifactError(f"{extra[0]} does not belong to this customization", where=str(folder), remedy="remove it")

@@ -39,7 +39,8 @@ class Prompt:
     @staticmethod
     def from_dict(value: Mapping[str, Any]) -> Prompt:
         examples = tuple(
-            (tuple(Message(Role(m["role"]), m["content"]) for m in e["messages"]), e["answer"]) for e in value["examples"]
+            (tuple(Message(Role(m["role"]), m["content"]) for m in e["messages"]), e["answer"])
+            for e in value["examples"]
         )
         return Prompt(value["instruction"], examples)
 

@@ -44,7 +44,7 @@ class Batch:
 
 
 def shared_head(rows: Sequence[Encoded]) -> int:
-    """Length of the token prefix that all rows share, ending before the token that predicts the first supervised one."""
+    """Length of the token prefix that all rows share, ending before the token that predicts a first supervised one."""
     if len(rows) < 2:
         return 0
     first = rows[0].ids
@@ -60,7 +60,14 @@ class RowSource:
     """Batches of training rows by step. `next(step)` is pure: the same step gives the same micro-batches."""
 
     def __init__(
-        self, rows: Sequence[Encoded], *, batch_rows: int, micro_batch_tokens: int, seed: int, soft: int = 0, device: str = "cpu"
+        self,
+        rows: Sequence[Encoded],
+        *,
+        batch_rows: int,
+        micro_batch_tokens: int,
+        seed: int,
+        soft: int = 0,
+        device: str = "cpu",
     ) -> None:
         if not rows:
             raise ValueError("no rows to train on")
@@ -109,4 +116,6 @@ class RowSource:
                     weights.append(row.weight)
         device = self.device
         weight = torch.tensor(weights, dtype=torch.float32, device=device)
-        return Batch(packed, torch.tensor(places, device=device), torch.tensor(targets, device=device), weight, sum(weights))
+        return Batch(
+            packed, torch.tensor(places, device=device), torch.tensor(targets, device=device), weight, sum(weights)
+        )

@@ -1,8 +1,8 @@
 """LoRA's linear layer: y = W x + b + (alpha / r) B A x, with W frozen.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", §4.1, equation 3. A (r, in) starts uniform as
-`nn.Linear` does (Kaiming, a = sqrt 5), B (out, r) starts at zero, so that training begins at the base itself. The layout of names and tensors is
-PEFT's, which is the oracle in tests.
+`nn.Linear` does (Kaiming, a = sqrt 5), B (out, r) starts at zero, so that training begins at the base itself.
+The layout of names and tensors is PEFT's, which is the oracle in tests.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.megabytes = _host_peak_mb()
         if self.device.startswith("cuda") and self.megabytes is not None:
             import torch

@@ -38,16 +38,23 @@ class Model:
             self.self_test()
 
     @property
+    def embedding_weight(self) -> Tensor:
+        """(vocabulary, hidden)"""
+        weight = self.embeddings.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
     def dtype(self) -> torch.dtype:
-        return self.embeddings.weight.dtype  # type: ignore[return-value]
+        return self.embedding_weight.dtype
 
     @property
     def hidden_size(self) -> int:
-        return int(self.embeddings.weight.shape[1])  # type: ignore[union-attr]
+        return int(self.embedding_weight.shape[1])
 
     @property
     def vocabulary(self) -> int:
-        return int(self.embeddings.weight.shape[0])  # type: ignore[union-attr]
+        return int(self.embedding_weight.shape[0])
 
     @property
     def virtual_tokens(self) -> int:
@@ -102,7 +109,7 @@ class Model:
 
     @torch.no_grad()
     def cache_head(self, head: Sequence[int]) -> KeyValues | None:
-        """Keys and values of the soft prompt and a shared head, computed once for many batches; None if there is none."""
+        """Keys and values of the soft prompt and a shared head, computed once for many batches; None without any."""
         length = self.virtual_tokens + len(head)
         if not length:
             return None
@@ -134,7 +141,11 @@ class Model:
         hidden = self.forward(batch)
         self.soft = soft
         for row, end in zip(rows, batch.ends, strict=True):
-            own = self.network(input_ids=torch.tensor([head + row], device=self.device), use_cache=False).logits[0, -1].float()
+            own = (
+                self.network(input_ids=torch.tensor([head + row], device=self.device), use_cache=False)
+                .logits[0, -1]
+                .float()
+            )
             ours = self.logits(hidden[end].unsqueeze(0))[0].float()
             scale = float(own.abs().max()) + 1e-6
             tolerance = 1e-3 if self.dtype != torch.bfloat16 else 0.06
@@ -144,5 +155,5 @@ class Model:
                     f"packed rows differ from single rows on this model by {difference:.2g} of its largest logit",
                     where=type(self.network).__name__,
                     remedy="models that mix tokens outside attention (state space, convolution, sliding windows) or "
-                    "rescale their logits are not supported yet; choose a Llama-, Qwen2/3-, Mistral- or GPT-2-like base",
+                    "rescale their logits are not supported yet; choose a Llama-, Qwen-, Mistral- or GPT-2-like base",
                 )

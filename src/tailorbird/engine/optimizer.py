@@ -49,7 +49,9 @@ class Optimizer:
         matrices = [m for m in self.masters.values() if m.dim() >= 2]
         vectors = [m for m in self.masters.values() if m.dim() < 2]
         groups = [
-            {"params": group, "weight_decay": decay} for group, decay in ((matrices, weight_decay), (vectors, 0.0)) if group
+            {"params": group, "weight_decay": decay}
+            for group, decay in ((matrices, weight_decay), (vectors, 0.0))
+            if group
         ]
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, foreach=False, fused=True)
         self.sums: dict[str, Tensor] = {}  # buffers, kept from step to step
@@ -71,7 +73,9 @@ class Optimizer:
 
     def norm(self, scale: float) -> float:
         """Global L2 norm of the collected gradients times `scale`."""
-        squares = [torch.linalg.vector_norm(self.sums[name], dtype=torch.float32) ** 2 for name in sorted(self.collected)]
+        squares = [
+            torch.linalg.vector_norm(self.sums[name], dtype=torch.float32) ** 2 for name in sorted(self.collected)
+        ]
         return float(torch.stack(squares).sum().sqrt()) * scale if squares else 0.0
 
     def step(self, learning_rate: float, scale: float) -> None:

@@ -157,8 +157,8 @@ def log_probabilities(model: Model, rows: Sequence[tuple[Sequence[int], Sequence
     for start in range(0, len(places), LOGIT_ROWS):
         stop = start + LOGIT_ROWS
         logits = model.logits(hidden[torch.tensor(places[start:stop], device=model.device)]).float()
-        wanted = torch.tensor(targets[start:stop], device=model.device)
-        picked = torch.log_softmax(logits, -1).gather(1, wanted.unsqueeze(1))[:, 0].double().tolist()
+        target = torch.tensor(targets[start:stop], device=model.device)
+        picked = torch.log_softmax(logits, -1).gather(1, target.unsqueeze(1))[:, 0].double().tolist()
         for value, number in zip(picked, owner[start:stop], strict=True):
             sums[number] += value
     return sums

@@ -66,7 +66,7 @@ class Segments:
 
 @dataclass
 class DecodeStep:
-    """One generated token a row: `lengths[s]` keys are already in the row's cache, the new one is written behind them."""
+    """One generated token a row: `lengths[s]` keys are already in the row's cache, the new one goes behind them."""
 
     keys: list[Tensor]  # per layer (S, G, capacity, D)
     values: list[Tensor]
@@ -107,7 +107,10 @@ def pack(
     longest = max(lengths)
     ids: list[int] = [] if cached is not None else list(head)
     positions: list[int] = [] if cached is not None else list(range(context))
-    starts, ends, gather, scatter = [], [], [], []
+    starts: list[int] = []
+    ends: list[int] = []
+    gather: list[list[int]] = []
+    scatter: list[int] = []
     cursor = in_flat
     for number, row in enumerate(rows):
         starts.append(cursor)

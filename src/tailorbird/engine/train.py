@@ -86,7 +86,9 @@ def train(
     while run.step < schedule.steps:
         if stop():
             run.save()
-            raise Interrupted(f"stopped after {run.step} of {schedule.steps} steps", remedy="the same command goes on from here")
+            raise Interrupted(
+                f"stopped after {run.step} of {schedule.steps} steps", remedy="the same command goes on from here"
+            )
         value, norm, tokens = _accumulate(model, loss, source.next(run.step), optimizer)
         rate = schedule.at(run.step)
         applied = math.isfinite(value) and math.isfinite(norm)
@@ -104,7 +106,7 @@ def train(
 
 
 def _accumulate(model: Model, loss: Loss, batches: list[Batch], optimizer: Optimizer) -> tuple[float, float, float]:
-    """Gradients of the sum over all micro-batches; returns (mean loss, gradient norm of the mean, supervised weight)."""
+    """Gradients of the sum over all micro-batches; returns (mean loss, norm of the mean gradient, weight)."""
     total = tokens = 0.0
     for batch in batches:
         value = loss(model, batch)
@@ -116,7 +118,7 @@ def _accumulate(model: Model, loss: Loss, batches: list[Batch], optimizer: Optim
 
 
 def _scale(norm: float, tokens: float, clip: float) -> float:
-    """Gradient sums to clipped means: clip to global norm `clip` (Pascanu et al. 2013, algorithm 1); 0 = no clipping."""
+    """Factor from gradient sums to means of norm <= `clip` (Pascanu et al. 2013, algorithm 1); 0 = no clipping."""
     return 1.0 / tokens if not clip or norm <= clip else clip / (norm * tokens)
 
 

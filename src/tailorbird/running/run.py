@@ -24,6 +24,7 @@ from tailorbird.running import sealing, steps, writing
 from tailorbird.running.folder import RunFolder, choose
 from tailorbird.running.inputs import Inputs, inputs_of
 from tailorbird.running.material import Material, read_material
+from tailorbird.running.uncalibrated import Uncalibrated
 from tailorbird.running.workshop import Work, Workshop
 from tailorbird.spec import Spec
 from tailorbird.types import JSON
@@ -181,9 +182,11 @@ def test(shop: Workshop, work: Work) -> None:
 
 def _uncalibrated(shop: Workshop, work: Work, split: str) -> None:
     """zero_shot once more without its calibration: the base as it is, which `versus_base` is against."""
-    if work.entrant.technique == "zero_shot" and work.made.get("calibrated"):
-        with shop.opened(work, calibrated=False) as get:
-            work.uncalibrated[split] = steps.measured(shop, work, split, get, calibrated=False)
+    if work.entrant.technique == "zero_shot" and work.made.get("calibrated") and work.artifact is not None:
+        measured, made = shop.folder.path / "steps" / work.keys[split], work.artifact
+        work.uncalibrated[split] = steps.measured(
+            shop, work, split, lambda: Uncalibrated(measured, made), calibrated=False
+        )
 
 
 def attempt(shop: Workshop, work: Work, step: Callable[[Workshop, Work], None]) -> None:

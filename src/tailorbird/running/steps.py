@@ -8,6 +8,7 @@ from typing import Any
 
 from tailorbird import store
 from tailorbird.running.measurements import measurement_dict, read_measurement, write_outcomes
+from tailorbird.running.uncalibrated import write_scores
 from tailorbird.running.workshop import Work, Workshop
 from tailorbird.types import Answer, Answerer, Measurement, Request
 
@@ -100,6 +101,8 @@ def measured(
             watched = Watched(get())
             found = measure(watched, rows, shop.task, progress)
         write_outcomes(step.folder, found)
+        if calibrated and work.made.get("calibrated"):
+            write_scores(step.folder, watched.seen)
         facts = watched.inner.cost_facts() if hasattr(watched.inner, "cost_facts") else {}
         reported = reported_latency(watched.seen)
         step.finish({**measurement_dict(found), "cost": facts, "reported_latency_ms": reported})
@@ -114,14 +117,14 @@ def measured(
 
 
 class Watched:
-    """An answerer whose answers pass through unchanged and whose seconds are kept."""
+    """An answerer whose answers pass through unchanged and whose scores and seconds are kept."""
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.seen = inner, list[Answer]()
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         for answer in self.inner.answer(requests):
-            self.seen.append(Answer(answer.id, "", seconds=answer.seconds))
+            self.seen.append(Answer(answer.id, "", scores=answer.scores, seconds=answer.seconds))
             yield answer
 
 

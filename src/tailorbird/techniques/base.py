@@ -131,6 +131,10 @@ def one_per_label(rows: Sequence[Row], count: int, rng: random.Random) -> list[R
     by_label: dict[str | None, list[Row]] = {}
     for row in rows:
         by_label.setdefault(row.label, []).append(row)
-    chosen = [row for label in sorted(by_label, key=str) for row in rng.sample(by_label[label], min(count, len(by_label[label])))]
+    chosen = [
+        row
+        for label in sorted(by_label, key=str)
+        for row in rng.sample(by_label[label], min(count, len(by_label[label])))
+    ]
     rng.shuffle(chosen)
     return chosen

@@ -17,7 +17,7 @@ from tailorbird.techniques.base import Prompted, SearchContext, one_per_label
 from tailorbird.types import Row
 
 
-class Settings(BaseModel):
+class FewShotSettings(BaseModel):
     """Settings of `few_shot`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,15 +25,17 @@ class Settings(BaseModel):
         None, ge=1, le=256, description="Examples of each label for classify (1 when not given), in all else (3)."
     )
     draws: int = Field(3, ge=1, le=64, description="Sets of examples that are tried on Tuning rows.")
-    calibration: Literal["auto", "on", "off"] = Field("auto", description="Contextual calibration; auto = as Tuning says.")
+    calibration: Literal["auto", "on", "off"] = Field(
+        "auto", description="Contextual calibration; auto = as Tuning says."
+    )
 
 
 class FewShot(Prompted):
     name = "few_shot"
     citation = "Brown et al. 2020, Language Models are Few-Shot Learners; Zhao et al. 2021 (contextual calibration)"
-    Settings = Settings
+    Settings = FewShotSettings
 
-    def search(self, ctx: SearchContext, settings: Settings) -> Parts:
+    def search(self, ctx: SearchContext, settings: FewShotSettings) -> Parts:
         count = settings.examples or (1 if ctx.decode.kind == "classify" else 3)
         best: tuple[float, Parts] | None = None
         for _ in range(settings.draws if len(ctx.tuning) else 1):
@@ -54,4 +56,6 @@ class FewShot(Prompted):
                     ctx.note(f"{len(chosen)} of {len(rows)} examples fit the context")
                 return prompt
             chosen = chosen[: max(0, min(len(chosen) - 1, int(len(chosen) * 0.8)))]
-        raise DataError("not one example fits the base's context beside the longest row", remedy="shorten rows or drop few_shot")
+        raise DataError(
+            "not one example fits the base's context beside the longest row", remedy="shorten rows or drop few_shot"
+        )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tailorbird.engine.train import Trainable
 
 
-class Settings(TrainingSettings):
+class LoraSettings(TrainingSettings):
     """Settings of `lora`."""
 
     rank: int = Field(16, ge=1, le=1024, description="r, the rank of the update.")
@@ -35,13 +35,13 @@ class Settings(TrainingSettings):
 class Lora(Trained):
     name = "lora"
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models"
-    Settings = Settings
+    Settings = LoraSettings
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
         return {"learning_rate": 1e-3 if large else 5e-4, "epochs": 3, "batch_rows": 32 if large else 16}
 
-    def trainable(self, model: Model, settings: Settings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: LoraSettings, generator: torch.Generator) -> Trainable:
         from tailorbird.engine import low_rank
         from tailorbird.engine.train import Trainable
 
@@ -49,7 +49,9 @@ class Lora(Trained):
         known = sorted({name.rpartition(".")[2] for name in names})
         unknown = [target for target in settings.targets if target not in known]
         if unknown:
-            raise SpecError(f"lora targets {unknown} name no linear layer of this base", remedy=f"choose from {', '.join(known)}")
+            raise SpecError(
+                f"lora targets {unknown} name no linear layer of this base", remedy=f"choose from {', '.join(known)}"
+            )
         chosen = [name for name in names if not settings.targets or name.rpartition(".")[2] in settings.targets]
         tensors = {}
         for name in chosen:
@@ -62,7 +64,7 @@ class Lora(Trained):
             parameters[f"{name}.A"], parameters[f"{name}.B"] = layer.lora_A, layer.lora_B
         return Trainable(parameters)
 
-    def parts(self, tensors: Mapping[str, Tensor], settings: Settings, prompt: Prompt, decode: Decode) -> Parts:
+    def parts(self, tensors: Mapping[str, Tensor], settings: LoraSettings, prompt: Prompt, decode: Decode) -> Parts:
         names = [key.removesuffix(".A") for key in tensors if key.endswith(".A")]
         pairs = {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in names}
         # GPT-2's Conv1D keeps its weight as (in, out), which PEFT wants to be told.

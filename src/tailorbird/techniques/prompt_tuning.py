@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tailorbird.engine.train import Trainable
 
 
-class Settings(TrainingSettings):
+class PromptTuningSettings(TrainingSettings):
     """Settings of `prompt_tuning`."""
 
     total_virtual_tokens: int = Field(20, ge=1, le=2048, description="Rows of the trained matrix.")
@@ -35,18 +35,18 @@ class Settings(TrainingSettings):
 class PromptTuning(Trained):
     name = "prompt_tuning"
     citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning"
-    Settings = Settings
+    Settings = PromptTuningSettings
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
         return {"learning_rate": 0.05, "epochs": 3 if large else 6, "batch_rows": 32 if large else 16}
 
-    def trainable(self, model: Model, settings: Settings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: PromptTuningSettings, generator: torch.Generator) -> Trainable:
         import torch
 
         from tailorbird.engine.train import Trainable
 
-        embeddings = model.embeddings.weight.detach().float()  # type: ignore[union-attr, operator]
+        embeddings = model.embedding_weight.detach().float()
         count = settings.total_virtual_tokens
         if settings.initialization == "vocabulary":
             chosen = torch.randint(embeddings.shape[0], (count,), generator=generator)
@@ -57,5 +57,7 @@ class PromptTuning(Trained):
         model.soft = torch.nn.Parameter(start)
         return Trainable({"prompt_embeddings": model.soft})
 
-    def parts(self, tensors: Mapping[str, Tensor], settings: Settings, prompt: Prompt, decode: Decode) -> Parts:
+    def parts(
+        self, tensors: Mapping[str, Tensor], settings: PromptTuningSettings, prompt: Prompt, decode: Decode
+    ) -> Parts:
         return Parts(prompt, decode, soft=tensors["prompt_embeddings"])

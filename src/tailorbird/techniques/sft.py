@@ -21,20 +21,24 @@ if TYPE_CHECKING:
     from tailorbird.engine.train import Trainable
 
 
-class Settings(TrainingSettings):
+class SftSettings(TrainingSettings):
     """Settings of `sft`."""
 
 
 class Sft(Trained):
     name = "sft"
     citation = "Ouyang et al. 2022, Training language models to follow instructions with human feedback, §3.5"
-    Settings = Settings
+    Settings = SftSettings
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
-        return {"learning_rate": 2e-4 if large else 1e-4, "epochs": 2 if large else 3, "batch_rows": 32 if large else 16}
+        return {
+            "learning_rate": 2e-4 if large else 1e-4,
+            "epochs": 2 if large else 3,
+            "batch_rows": 32 if large else 16,
+        }
 
-    def trainable(self, model: Model, settings: Settings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: SftSettings, generator: torch.Generator) -> Trainable:
         from tailorbird.engine.train import Trainable
 
         parameters = dict(model.network.named_parameters())
@@ -42,5 +46,5 @@ class Sft(Trained):
             parameter.requires_grad_(True)
         return Trainable(parameters)
 
-    def parts(self, tensors: Mapping[str, Tensor], settings: Settings, prompt: Prompt, decode: Decode) -> Parts:
+    def parts(self, tensors: Mapping[str, Tensor], settings: SftSettings, prompt: Prompt, decode: Decode) -> Parts:
         return Parts(prompt, decode, weights=dict(tensors))

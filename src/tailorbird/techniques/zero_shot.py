@@ -15,18 +15,20 @@ from tailorbird.artifacts.parts import Parts, Prompt
 from tailorbird.techniques.base import Prompted, SearchContext
 
 
-class Settings(BaseModel):
+class ZeroShotSettings(BaseModel):
     """Settings of `zero_shot`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    calibration: Literal["auto", "on", "off"] = Field("auto", description="Contextual calibration; auto = as Tuning says.")
+    calibration: Literal["auto", "on", "off"] = Field(
+        "auto", description="Contextual calibration; auto = as Tuning says."
+    )
 
 
 class ZeroShot(Prompted):
     name = "zero_shot"
     citation = "Zhao et al. 2021, Calibrate Before Use (contextual calibration)"
-    Settings = Settings
+    Settings = ZeroShotSettings
 
-    def search(self, ctx: SearchContext, settings: Settings) -> Parts:
+    def search(self, ctx: SearchContext, settings: ZeroShotSettings) -> Parts:
         parts, _ = ctx.calibrated(Parts(Prompt(ctx.instruction), ctx.decode), settings.calibration)
         return parts

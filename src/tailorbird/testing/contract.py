@@ -39,7 +39,9 @@ def technique_contract(
     overfit: settings with which eight rows are learned by heart on a tiny base (trained techniques).
     changed: for each setting another value than the default, to show that it has an effect.
     """
-    bench = _Bench(technique, folder, base or make_tiny_base(folder / "base"), compute or Compute(checkpoint_steps=2), report)
+    bench = _Bench(
+        technique, folder, base or make_tiny_base(folder / "base"), compute or Compute(checkpoint_steps=2), report
+    )
     bench.every_setting_is_named(changed)
     if technique.trained:
         bench.overfits(overfit)
@@ -69,8 +71,10 @@ class _Bench:
     def job(self, asked: Mapping[str, Any], **changes: Any) -> Job:
         self.count += 1
         settings = self.technique.settings(asked, self.facts, len(self.rows)).model_dump()
-        name = self.technique.name if self.technique.__class__.__module__.startswith("tailorbird.") else (
-            f"{type(self.technique).__module__}:{type(self.technique).__qualname__}"
+        name = (
+            self.technique.name
+            if self.technique.__class__.__module__.startswith("tailorbird.")
+            else (f"{type(self.technique).__module__}:{type(self.technique).__qualname__}")
         )
         job = Job(
             label="contract",
@@ -106,7 +110,9 @@ class _Bench:
     def overfits(self, settings: Mapping[str, Any]) -> None:
         self.trained = self.made(self.job(settings, tuning=Tuning([])))
         requests = [self.task.request(row) for row in self.rows]
-        right = sum(a.label == row.label for a, row in zip(self.answers(self.trained, requests), self.rows, strict=True))
+        right = sum(
+            a.label == row.label for a, row in zip(self.answers(self.trained, requests), self.rows, strict=True)
+        )
         assert right == len(self.rows), f"learned {right} of {len(self.rows)} rows by heart"
         self.report("overfits eight rows")
 

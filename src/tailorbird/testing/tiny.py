@@ -30,7 +30,12 @@ def make_tiny_base(folder: Path, shape: Shape = "llama", *, seed: int = 0, hidde
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in CONTROL])
     vocabulary = tokenizer.get_vocab_size()
     tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": CONTROL[0], "eos_token": CONTROL[2], "pad_token": CONTROL[2]}
+    named = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": CONTROL[0],
+        "eos_token": CONTROL[2],
+        "pad_token": CONTROL[2],
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     with torch.random.fork_rng(devices=[]):

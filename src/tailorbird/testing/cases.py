@@ -1,0 +1,29 @@
+"""Settings with which each technique of the shelf goes through the contract: to overfit, and to show effects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TRAINING: dict[str, Any] = {
+    "learning_rate": 0.003,
+    "epochs": 3,
+    "batch_rows": 3,
+    "warmup_share": 0.5,
+    "schedule": "cosine",
+    "weight_decay": 0.1,
+    "clip": 0.01,
+}
+# name -> (settings that learn eight rows by heart, another value for each setting)
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "zero_shot": ({}, {"calibration": "on"}),
+    "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
+    "prompt_tuning": (
+        {"learning_rate": 0.3, "epochs": 100, "batch_rows": 8},
+        {**_TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
+    ),
+    "lora": (
+        {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},
+        {**_TRAINING, "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
+    ),
+    "sft": ({"learning_rate": 0.003, "epochs": 40, "batch_rows": 8}, _TRAINING),
+}
