@@ -115,8 +115,8 @@ class LocalAnswerer:
         virtual = 0 if self.parts.soft is None else int(self.parts.soft.shape[0])
         if tokens + virtual + answer > self.base.context:
             raise DataError(
-                f"row {request.key or request.id}: {tokens} prompt tokens, {virtual} virtual and {answer} of the answer "
-                f"are more than the context of {self.base.context}",
+                f"row {request.key or request.id}: {tokens} prompt tokens, {virtual} virtual and {answer} answer "
+                f"tokens are more than the context of {self.base.context}",
                 remedy="shorten the input; nothing is cut silently",
             )
 
