@@ -27,12 +27,14 @@ class Result:
 
 
 def facts(device: str) -> dict[str, Any]:
-    """The machine's facts and the probe's speeds."""
+    """The machine's facts and the probe's speeds. The probe is run anew and kept: say `doctor` on a quiet machine when
+    an earlier probe ran while it was busy."""
     from tailorbird.bases.doctor import doctor_facts
-    from tailorbird.engine.probe import probe
+    from tailorbird.bases.machine import machine, torch_device
+    from tailorbird.running.machine import probed
 
     found = doctor_facts(device)
-    speeds = probe(found["device"], found["physical_cores"])
+    speeds = probed(machine(device, device_facts=torch_device))
     gain = speeds["bfloat16"] / speeds["float32"]
     return {**found, "gflops": speeds, "compute_type": "bfloat16" if gain >= BF16_GAIN else "float32"}
 

@@ -35,10 +35,21 @@ def tailorbird(folder: Path, *words: str, **more: Any) -> subprocess.CompletedPr
     )
 
 
+NO_NETWORK = """
+import socket
+def refuse(*words, **named):
+    raise RuntimeError("this process wanted to reach the network")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
 def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Every command of this file runs where sockets and name look-ups raise."""
+    (folder / "offline").mkdir(exist_ok=True)
+    (folder / "offline" / "sitecustomize.py").write_text(NO_NETWORK)
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONPATH": os.pathsep.join([str(folder / "offline"), *sys.path]),
         "TAILORBIRD_HOME": str(folder / "home"),
         "OMP_NUM_THREADS": "1",
         **more,
@@ -176,3 +187,25 @@ def test_chat_answers_line_by_line_beside_its_base(finished: Path) -> None:
     done = tailorbird(finished, "chat", "try:lora", "--beside-base", input="my card is gone\n\nthe rate\n")
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["lora", "base", "lora", "base"]
+
+
+def test_what_is_measured_is_named_by_its_folder_alone(finished: Path) -> None:
+    """A flipped byte of a customization is refused by name, with exit code 4."""
+    view = store.read_json(finished / "runs" / "try" / "contestants" / "lora.json")
+    weights = finished / "runs" / "try" / view["artifact"] / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        done = tailorbird(finished, "apply", "try:lora", "rows.csv", "-o", "never.csv")
+    finally:
+        weights.write_bytes(whole)
+    assert done.returncode == 4
+    assert "adapter_model.safetensors" in done.stderr
+    assert not (finished / "never.csv").exists()
+
+
+def test_the_card_says_what_was_measured(finished: Path) -> None:
+    view = store.read_json(finished / "runs" / "try" / "contestants" / "lora.json")
+    card = (finished / "runs" / "try" / view["artifact"] / "README.md").read_text(encoding="utf-8")
+    assert f"| Test | {view['row']['test']['score']:.3f} |" in card
+    assert "bits per byte" in card

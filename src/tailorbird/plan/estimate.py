@@ -81,8 +81,6 @@ def estimate(
     else:
         searches = int(settings.get("draws", 1)) + 1
         seconds += searches * answering(facts.sizes["tuning"])
-        if technique == "zero_shot" and lengths.label_nodes:
-            seconds += answering(measured)  # uncalibrated once more: what every other row is compared with
     return Estimate(seconds, memory(facts, technique, trained, dtype, micro_batch_tokens), steps, step_seconds)
 
 

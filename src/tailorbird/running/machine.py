@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from tailorbird import store
 from tailorbird.errors import TailorbirdError
@@ -47,7 +48,7 @@ def probed(machine: Machine) -> dict[str, float]:
     return speeds
 
 
-def _path(machine: Machine) -> store.Path:
+def _path(machine: Machine) -> Path:
     versions = machine.versions.get("torch")
     name = store.key(PROBE_REVISION, machine.processor, machine.device, machine.device_name, machine.threads, versions)
     return store.home() / "probes" / f"{name}.json"

@@ -18,11 +18,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "zero_shot": ({}, {"calibration": "on"}),
     "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
     "prompt_tuning": (
-        {"learning_rate": 0.3, "epochs": 100, "batch_rows": 8},
+        {"learning_rate": 0.3, "epochs": 300, "batch_rows": 8},
         {**_TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
     ),
     "lora": (
-        {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},
+        {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8, "rank": 32},
         {**_TRAINING, "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
     ),
     "sft": ({"learning_rate": 0.003, "epochs": 40, "batch_rows": 8}, _TRAINING),

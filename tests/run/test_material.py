@@ -1,0 +1,79 @@
+"""From spec to rows, task, splits and machine: every field that `plan` leaves to the facts has its effect here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailorbird import spec as specs
+from tailorbird.errors import DataError, SpecError
+from tailorbird.running.material import read_material
+
+from .conftest import BASE, World
+
+
+def material(world: World, **fields: Any) -> Any:
+    asked = {"base": str(BASE), "data": str(world.folder / "rows.csv"), **fields}
+    return read_material(specs.build(asked))
+
+
+def test_what_the_task_says_reaches_the_task(world: World) -> None:
+    plain = material(world)
+    assert (plain.task.kind, plain.task.metric, dict(plain.task.labels)["card"]) == ("classify", "accuracy", "card")
+    said = material(
+        world, task={"instruction": "Say it.", "labels": {"card": "plastic", "cash": "cash", "rate": "rate"}}
+    )
+    assert (said.task.instruction, said.task.labels["card"]) == ("Say it.", "plastic")
+    written = material(world, task={"kind": "write", "max_new_tokens": 7, "metric": "rouge_l"})
+    assert (written.task.kind, written.task.max_new_tokens, written.task.metric) == ("write", 7, "rouge_l")
+
+
+def test_a_metric_that_is_not_the_task_s_is_refused_at_its_line(world: World) -> None:
+    world.write("[zero_shot]", task="{kind: classify, metric: rouge_l}")
+    with pytest.raises(SpecError, match=r"try.yaml:3: task.metric: 'rouge_l' is not a main metric of classify"):
+        read_material(specs.load(world.spec_path))
+
+
+def test_threads_device_and_sizes_reach_the_facts(world: World) -> None:
+    facts = material(world, limits={"threads": 3}, split={"test": 17, "validation": 13}, device="cpu").facts(
+        torch=False
+    )
+    assert facts.machine.threads == 3
+    assert facts.machine.device == "cpu"
+    assert (facts.sizes["test"], facts.sizes["validation"]) == (17, 13)
+
+
+def test_another_seed_splits_otherwise(world: World) -> None:
+    first, again, other = (material(world, seed=seed).splits.test.rows for seed in (0, 0, 1))
+    assert [row.id for row in first] == [row.id for row in again]
+    assert [row.id for row in first] != [row.id for row in other]
+
+
+def test_a_label_that_was_not_declared_is_a_bad_row(world: World) -> None:
+    with pytest.raises(DataError, match="D35"):
+        material(world, task={"kind": "classify", "labels": {"card": "card", "cash": "cash"}})
+
+
+def test_one_label_alone_is_no_task(world: World, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("text,label\n" + "".join(f"number {n} of many,same\n" for n in range(40)))
+    with pytest.raises((SpecError, DataError)):
+        material(world, data=str(tmp_path / "one.csv"), task={"kind": "classify"})
+
+
+def test_a_row_longer_than_the_context_is_set_aside_with_its_count(world: World) -> None:
+    with open(world.folder / "rows.csv", "a", encoding="utf-8") as file:
+        file.write("word " * 3000 + ",card\n")
+    found = material(world)
+    (rejected,) = found.dataset.rejected
+    assert rejected.code == "D28"
+    assert "tokens" in rejected.reason
+    assert rejected.place.line == 122
+
+
+def test_rendered_rows_mark_what_is_learned(world: World) -> None:
+    tokens = material(world).rendered(1)[0]
+    learned = "".join(text for text, supervised in tokens if supervised)
+    assert any(word in learned for word in ("card", "cash", "rate"))
+    assert "You label" not in learned
