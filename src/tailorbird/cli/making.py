@@ -1,0 +1,224 @@
+"""demo, init, check, run, show: the way from data to a recommendation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tailorbird.cli.app import Debug, app, command, console, fetching, say, stop_flag
+from tailorbird.errors import SpecError
+
+if TYPE_CHECKING:
+    from tailorbird.running import Finished
+    from tailorbird.running.material import Material
+    from tailorbird.spec import Spec
+
+
+@app.command()
+def demo(
+    runs: Annotated[Path, typer.Option(help="Where run folders lie.")] = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """The main job on data that comes along, in minutes."""
+    from importlib import resources
+
+    from tailorbird import spec
+    from tailorbird.bases import catalog, fetch
+
+    place = Path(str(resources.files("tailorbird"))) / "examples" / "demo" / "demo.yaml"
+    asked = spec.load(place)
+    if not (catalog.bases_folder() / asked.base.name / "config.json").is_file():
+        entry = catalog.known(asked.base.name)
+        size = f"{entry.download_bytes / 1e6:.0f} MB to download, {entry.folder_bytes / 1e6:.0f} MB on disk"
+        say(f"getting the base {entry.title}: {size}, licence {entry.licence}, once\n  {entry.note}")
+        fetch.get(asked.base.name, progress=fetching())
+    say(f"the demo's spec and data: {place.parent}")
+    finished = _run(asked, runs, fork=False, continue_with=command())
+    _show(finished, place)
+
+
+@app.command()
+def init(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="Your rows: CSV, TSV, JSON, JSONL, folders, globs.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write the spec.")] = None,
+    base: Annotated[
+        str, typer.Option(help="The model to customize: a known name, a folder, a Hub id.")
+    ] = "smollm2-135m",
+    debug: Debug = False,
+) -> None:
+    """Look at data and write a commented spec."""
+    from tailorbird import initialize
+
+    target = out or initialize.default_out(files)
+    root = target.parent if target.parent.is_dir() else Path.cwd()
+    named = [_relative(name, root) for name in files]
+    proposal = initialize.propose(named, base=base, root=root)
+    initialize.write_spec(proposal, target)
+    facts, task = proposal.dataset.facts, proposal.task
+    rejected = sum(facts.rejected.values())
+    say(
+        f"{facts.accepted:,} rows read as {facts.shape.replace('_', ' ')}"
+        + (f", {rejected:,} cannot be used" if rejected else "")
+    )
+    say(f"task: {task.kind}" + (f" with {len(task.labels)} labels" if task.labels else ""))
+    say(f"instruction (yours to change): {task.instruction}")
+    print(target)
+    say(f"next: tailorbird check {target}")
+
+
+def _relative(name: str, root: Path) -> str:
+    """A path as it must stand in a spec that lies in `root`."""
+    if Path(name).is_absolute() or "://" in name:
+        return name
+    return Path(os.path.relpath(Path.cwd() / name, root)).as_posix()
+
+
+@app.command()
+def check(
+    spec: Annotated[str, typer.Argument(metavar="SPEC|FILE|FOLDER", help="A spec, or data alone.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="For example seed=1.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="Write the inputs that a file of answers must answer.")
+    ] = None,
+    base: Annotated[str, typer.Option(help="With data alone: the base to render for.")] = "smollm2-135m",
+    as_json: Annotated[bool, typer.Option("--json", help="The same for programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Data report and plan, in seconds. Computes nothing."""
+    say(f"checking {spec}")
+    from tailorbird import checking
+    from tailorbird.running.material import read_material
+
+    asked = _spec_or_data(spec, overrides or [], base)
+    material = read_material(asked, say)
+    plan = checking.plan_of(asked, material)
+    if rows is not None:
+        count = checking.write_rows(material, rows)
+        say(f"{count:,} inputs, without labels: {rows}")
+    if as_json:
+        import json
+
+        print(json.dumps(checking.as_json(material, plan), ensure_ascii=False, indent=2))
+        return
+    _print_check(material, plan)
+    if asked.source:
+        say(f"next: tailorbird run {asked.source}")
+    else:
+        say(f"next: tailorbird init {spec}")
+
+
+def _print_check(material: Material, plan: Any) -> None:
+    from tailorbird import checking
+
+    screen = console()
+    for part in (*checking.data_report(material), *checking.rendered_rows(material), *checking.plan_report(plan)):
+        screen.print(part, markup=False)
+
+
+def _spec_or_data(name: str, overrides: list[str], base: str) -> Spec:
+    from tailorbird import checking, spec
+
+    path = Path(name)
+    if not (checking.is_data(path) or any(sign in name for sign in "*?[")):
+        return spec.load(path, overrides)
+    return spec.build({"base": base, "data": str(path.resolve()) if path.exists() else name}, overrides=overrides)
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file (`tailorbird init` writes one).")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="For example seed=1 contestants.lora.rank=8.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show data report and plan, run nothing.")] = False,
+    fork: Annotated[bool, typer.Option("--fork", help="Data, base or versions changed: begin anew beside.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A failed contestant decides the exit code.")] = False,
+    runs: Annotated[Path, typer.Option(help="Where run folders lie.")] = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Do it, or go on where it stopped."""
+    from tailorbird import spec as specs
+
+    asked = specs.load(spec, overrides or [])
+    if dry_run:
+        check(str(spec), overrides or [], None, "", False)
+        return
+    finished = _run(asked, runs, fork=fork, continue_with=command())
+    _show(finished, spec)
+    code = finished.exit_code
+    if strict and finished.failures and code == 0:
+        code = next(iter(finished.failures.values()))
+    if code:
+        raise typer.Exit(code)
+
+
+def _run(spec: Spec, runs: Path, *, fork: bool, continue_with: str) -> Finished:
+    from tailorbird.events import Events
+    from tailorbird.reporting.live import LiveView
+    from tailorbird.running import run_spec
+
+    with stop_flag(continue_with) as stop, LiveView() as view:
+        return run_spec(spec, runs=runs, fork=fork, events=Events(view), stop=stop)
+
+
+def _show(finished: Finished, spec: Path) -> None:
+    from tailorbird.reporting.tables import ranked_table
+    from tailorbird.reporting.verdict import verdict
+
+    if finished.again:
+        say("this run is finished; nothing was computed again")
+    screen = console()
+    screen.print(ranked_table(finished.comparison))
+    screen.print(verdict(finished.comparison, str(finished.folder)), markup=False)
+    print(f"\n{finished.folder / 'report.html'}")
+    for label, code in finished.failures.items():
+        say(f"{label} failed (exit code {code} with --strict); why: tailorbird show {finished.folder}")
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or name.")],
+    json_: Annotated[bool, typer.Option("--json", help="comparison.json.")] = False,
+    stable: Annotated[bool, typer.Option("--stable", help="With --json: without times and memory.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Table and verdict for a ticket.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """The ranked table and the verdict of a run."""
+    from tailorbird.running.folder import find
+    from tailorbird.running.opening import comparison_of
+
+    folder, _ = find(run)
+    comparison = comparison_of(folder)
+    if stable and not json_:
+        raise SpecError("--stable is about --json", remedy="tailorbird show RUN --json --stable")
+    if json_:
+        import json
+
+        if stable:
+            from tailorbird.measure.comparison import stable as without_times
+
+            comparison = without_times(comparison)
+        print(json.dumps(comparison, ensure_ascii=False, indent=2, sort_keys=True))
+    elif markdown:
+        from tailorbird.reporting.tables import markdown as as_markdown
+
+        print(as_markdown(comparison, str(folder.path)), end="")
+    else:
+        from tailorbird.reporting.tables import ranked_table
+        from tailorbird.reporting.verdict import verdict
+
+        screen = console()
+        screen.print(ranked_table(comparison))
+        screen.print(verdict(comparison, str(folder.path)), markup=False)
+    if open_:
+        import webbrowser
+
+        page = folder.report.resolve()
+        if not webbrowser.open(page.as_uri()):
+            say(f"no browser could be opened; the page is {page}")

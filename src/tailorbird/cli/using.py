@@ -1,0 +1,134 @@
+"""apply, chat, export: using a customization that was made."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tailorbird.cli.app import Debug, RunName, app, command, say, stop_flag
+from tailorbird.errors import SpecError
+
+
+@app.command(name="apply")
+def apply_(
+    run: RunName,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Rows without answers: CSV, TSV, JSON, JSONL, text lines.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write: .csv or .jsonl.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Abstain where the confidence is below this (0 to 1).")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, for tasks that write.", min=1)] = None,
+    debug: Debug = False,
+) -> None:
+    """Answer a whole file, each row once.
+
+    Killed or stopped, the same command goes on."""
+    import time
+
+    from tailorbird.applying import apply
+    from tailorbird.artifacts.manifest import read_manifest
+    from tailorbird.running.opening import choose
+
+    chosen = choose(run)
+    task = chosen.plan.task
+    labels = list(task["labels"])
+    if max_new_tokens and labels:
+        raise SpecError("--max-new-tokens has no effect here: a label is scored, not written", remedy="leave it out")
+    if not file.exists():
+        raise SpecError("no such file", where=str(file))
+    say(f"{chosen.label} of {chosen.run.path} on {file}")
+    begun = time.monotonic()
+
+    def progress(rows: int) -> None:
+        seconds = time.monotonic() - begun
+        end = "\r" if sys.stderr.isatty() else "\n"
+        if sys.stderr.isatty() or rows % 640 == 0:
+            print(f"{rows:,} rows, {seconds:.0f} s", file=sys.stderr, end=end, flush=True)
+
+    with stop_flag(command()) as stop:
+        done = apply(
+            chosen.open,
+            read_manifest(chosen.folder).identity,
+            file,
+            out,
+            labels=labels,
+            max_new_tokens=max_new_tokens or task["max_new_tokens"],
+            threshold=threshold,
+            progress=progress,
+            stop=stop,
+        )
+    fresh, seconds = done.rows - done.resumed, time.monotonic() - begun
+    notes = [f"{done.rows:,} rows"]
+    notes += [f"{done.resumed:,} of them were there already"] if done.resumed else []
+    notes += [f"{done.abstained:,} below the threshold"] if threshold is not None else []
+    notes += [f"{done.problems:,} could not be answered (column `problem`)"] if done.problems else []
+    say(f"{', '.join(notes)}; {fresh / max(seconds, 1e-9):.0f} rows/s")
+    print(out)
+
+
+@app.command()
+def chat(
+    run: RunName,
+    beside_base: Annotated[bool, typer.Option("--beside-base", help="The untouched base's answer beside it.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, for tasks that write.", min=1)] = 256,
+    debug: Debug = False,
+) -> None:
+    """Talk to a customization.
+
+    One message a line; an empty line begins anew, Ctrl-D ends."""
+    from tailorbird.api import Model
+    from tailorbird.running.opening import choose
+
+    chosen = choose(run)
+    say(f"opening {chosen.label} of {chosen.run.path}")
+    models = {chosen.label: Model(chosen.open(), chosen.folder)}
+    if beside_base:
+        models["base"] = Model(chosen.open_beside(), chosen.base_folder)
+    say("one message a line; an empty line begins anew, Ctrl-D ends")
+    _talk(models, max_new_tokens)
+
+
+def _talk(models: dict[str, Any], max_new_tokens: int) -> None:
+    turns: dict[str, list[dict[str, str]]] = {label: [] for label in models}
+    classify = bool(next(iter(models.values())).labels)
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if not line.strip():
+            turns = {label: [] for label in models}
+            say("(begun anew)")
+            continue
+        for label, model in models.items():
+            said = {"role": "user", "content": line.strip()}
+            if classify:
+                (answer,) = model.classify([[said]])
+                text = f"{answer} ({100 * answer.confidence:.0f} %)"
+            else:
+                (answer,) = model.generate([[*turns[label], said]], max_new_tokens)
+                turns[label] += [said, {"role": "assistant", "content": str(answer)}]
+                text = str(answer)
+            print(f"{label}: {text}" if len(models) > 1 else text, flush=True)
+
+
+@app.command()
+def export(
+    run: RunName,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    merge: Annotated[bool, typer.Option("--merge", help="LoRA: whole weights with the update in them.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a plain PEFT or transformers folder."""
+    from tailorbird.artifacts.export import export as export_folder
+    from tailorbird.running.opening import choose
+
+    chosen = choose(run)
+    export_folder(chosen.folder, folder, base_folder=chosen.base_folder, merge=merge)
+    print(folder)
