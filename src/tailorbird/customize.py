@@ -93,7 +93,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
 
     Returns what the report says of it: seconds, tokens, parameters, peak memory, steps, notes.
     """
-    from tailorbird.engine.memory import PeakMemory
+    from tailorbird.engine.memory import PeakMemory, give_back_freed_memory
     from tailorbird.engine.probe import set_threads
 
     set_threads(job.compute.threads)
@@ -112,6 +112,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
         "notes": job.notes,
     }
     shutil.rmtree(job.work / "checkpoints", ignore_errors=True)
+    give_back_freed_memory()
     return facts
 
 

@@ -19,6 +19,7 @@ from tailorbird.artifacts.parts import Parts
 from tailorbird.bases.renderer import Renderer
 from tailorbird.engine import low_rank
 from tailorbird.engine.generation import generate
+from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.model import Model
 from tailorbird.engine.scoring import Trie, log_probabilities, score_labels, top_logits
 from tailorbird.engine.segments import KeyValues
@@ -161,6 +162,7 @@ class LocalAnswerer:
             scored = [r for r in window if r.candidates]
             written = [r for r in window if not r.candidates]
             found = {a.id: a for a in (*self._score(scored), *self._generate(written))}
+            give_back_freed_memory()
             for request in window:
                 yield found[request.id]
 
@@ -315,3 +317,4 @@ class LocalAnswerer:
     def close(self) -> None:
         self._cached = None
         self._tries.clear()
+        give_back_freed_memory()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import statistics
-import sys
 import time
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+from tailorbird.engine.memory import keep_freed_memory
+
 OUT, IN, ROWS, ROUNDS = 3072, 576, 256, 7
 
 
@@ -20,26 +19,13 @@ def set_threads(threads: int) -> None:
     os.environ["OMP_DYNAMIC"] = "FALSE"
     os.environ["MKL_DYNAMIC"] = "FALSE"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    _keep_freed_memory()
+    keep_freed_memory()
     import torch
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=False)
     # Deterministic mode also fills every new tensor, against reads of uninitialized memory: 40 % of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _keep_freed_memory() -> None:
-    """Ask glibc to reuse freed tensors' memory instead of giving it back: half of a training step went into pages that
-    were returned and faulted in again. Elsewhere the allocator is left as it is."""
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value glibc takes
-    mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def probe(device: str, threads: int) -> dict[str, float]:

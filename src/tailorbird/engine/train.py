@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from tailorbird.engine.batches import Batch, RowSource
 from tailorbird.engine.checkpoints import Checkpoints
+from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.model import Model
 from tailorbird.engine.optimizer import Optimizer, Schedule
 from tailorbird.errors import Interrupted, NumericError
 
 Loss = Callable[[Model, Batch], Tensor]
 SKIPS_IN_A_ROW = 5
+TIDY_STEPS = 16
 
 
 @dataclass
@@ -101,6 +103,8 @@ def train(
             run.judge(held_out_loss(model, tuning, loss) if tuning is not None else None)
         if run.step % checkpoint_steps == 0 and run.step < schedule.steps:
             run.save()
+        if run.step % TIDY_STEPS == 0:
+            give_back_freed_memory()
         progress(run.step, schedule.steps, f"loss {value:.3f}")
     return run.best()
 
