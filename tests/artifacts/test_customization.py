@@ -227,3 +227,32 @@ def test_forgetting_is_exactly_zero_with_an_untouched_base(base: Path, made: dic
     assert list(open_customization(made["sft"], base).bits(texts)) != bare
     assert list(open_customization(made["prompt_tuning"], base).bits(texts)) != bare
     assert list(open_bare(base).bits(texts)) == bare
+
+
+def test_merged_weights_answer_as_the_adapter_does(made: dict[str, Path], base: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tailorbird.artifacts.export import export
+
+    export(made["lora"], tmp_path / "merged", base_folder=base, merge=True)
+    answerer = open_customization(made["lora"], base)
+    ids = answerer.prompt(tiny_rows(1)[0].prompt)
+    places, values = answerer.top_logits(ids, 20)
+    theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path / "merged")).eval()
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert torch.allclose(logits[places], torch.tensor(values), atol=1e-4)
+    with pytest.raises(TailorbirdError, match="has no low-rank weights to merge"):
+        export(made["sft"], tmp_path / "other", base_folder=base, merge=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_export_leaves_what_peers_read(made: dict[str, Path], base: Path, tmp_path: Path) -> None:
+    from tailorbird.artifacts.export import export
+
+    names = export(made["prompt_tuning"], tmp_path / "out", base_folder=base)
+    assert {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"} <= set(names)
+    assert "manifest.json" not in names
+    with pytest.raises(TailorbirdError, match="exists and is not empty"):
+        export(made["prompt_tuning"], tmp_path / "out", base_folder=base)

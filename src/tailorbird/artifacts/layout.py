@@ -45,13 +45,18 @@ def write_parts(folder: Path, parts: Parts, base_folder: Path, base_name: str, t
     if parts.weights is not None:
         if isinstance(parts.weights, Path):
             raise TypeError("weights to be written are tensors by name")
-        _save(folder / WEIGHTS, parts.weights)
-        config = store.read_json(base_folder / "config.json")
-        config["dtype"] = "float32"
-        config.pop("torch_dtype", None)
-        store.write_json(folder / "config.json", config)
-        if (base_folder / "generation_config.json").is_file():
-            shutil.copyfile(base_folder / "generation_config.json", folder / "generation_config.json")
+        save_weights(folder, parts.weights, base_folder)
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor], base_folder: Path) -> None:
+    """Whole weights in fp32 as transformers reads them, with the base's config."""
+    _save(folder / WEIGHTS, weights)
+    config = store.read_json(base_folder / "config.json")
+    config["dtype"] = "float32"
+    config.pop("torch_dtype", None)
+    store.write_json(folder / "config.json", config)
+    if (base_folder / "generation_config.json").is_file():
+        shutil.copyfile(base_folder / "generation_config.json", folder / "generation_config.json")
 
 
 def read_parts(folder: Path) -> Parts:
