@@ -2,9 +2,9 @@
 
     python benchmarks/bench_kills.py [--seed N] [--kills N] [--whole RUN]
 
-The seconds of nine kills are drawn from the printed seed over the length of the undisturbed run; whichever of the
-stages that must be hit (each training, measuring, the report) the draw leaves out gets a kill of its own when the
-event log shows the stage begin. `--whole` names an undisturbed run of the demo that exists already.
+A kill comes at a second drawn from the printed seed, or a drawn delay after the first announcement of a stage that must
+be hit (each training, measuring, the report), whichever is earlier. `--whole` names an undisturbed run of the demo that
+exists already.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "tailorbird", "demo"]
-MUST_HIT = ("prompt_tuning: customizing", "lora: customizing", "sft: customizing", "Validation", "report")
+REPORT = "writing the report"
+MUST_HIT = ("prompt_tuning: customizing", "lora: customizing", "sft: customizing", ": Validation", REPORT)
 
 
 def hashes(run: Path) -> dict[str, str]:
@@ -50,27 +51,30 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def run_until(folder: Path, seconds: float | None, stage: str | None) -> tuple[bool, str]:
-    """Run the demo until `seconds` have passed, or `stage` was announced and half a second more; (ended, last line)."""
+def run_until(folder: Path, seconds: float | None, stages: dict[str, float]) -> tuple[bool, str, str | None]:
+    """Run the demo until `seconds` have passed, or until a delay after one of `stages` was announced.
+
+    Returns (it ended by itself, the last line it printed, the stage that was hit).
+    """
     process = start(folder)
-    begun, last = time.monotonic(), ""
     assert process.stderr is not None
     os.set_blocking(process.stderr.fileno(), False)
-    deadline = None if seconds is None else begun + seconds
+    deadline = float("inf") if seconds is None else time.monotonic() + seconds
+    last, hit = "", None
     while process.poll() is None:
-        chunk = process.stderr.read() or ""
-        for line in chunk.splitlines():
-            last = line
-            if stage is not None and deadline is None and stage in line and "done" not in line:
-                deadline = time.monotonic() + 0.5
-        if deadline is not None and time.monotonic() >= deadline:
+        for line in (process.stderr.read() or "").splitlines():
+            last = line.strip() or last
+            for stage, delay in stages.items():
+                if hit is None and stage in line and "done" not in line and "%" not in line:
+                    hit, deadline = stage, min(deadline, time.monotonic() + delay)
+        if time.monotonic() >= deadline:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return False, last
-        time.sleep(0.02)
+            return False, last, hit
+        time.sleep(0.01)
     if process.returncode != 0:
-        sys.exit(f"the demo ended with {process.returncode}: {last}\n{process.stderr.read() or ''}")
-    return True, last
+        sys.exit(f"the demo ended with {process.returncode}: {last}")
+    return True, last, None
 
 
 def main() -> None:
@@ -87,7 +91,7 @@ def main() -> None:
             folder = Path(scratch) / "whole"
             folder.mkdir()
             begun = time.monotonic()
-            run_until(folder, None, None)
+            run_until(folder, None, {})
             length = time.monotonic() - begun
             whole = folder / "runs" / "demo"
             print(f"undisturbed: {length:.0f} s", flush=True)
@@ -96,17 +100,17 @@ def main() -> None:
         left = list(MUST_HIT)
         share = length / (asked.kills + 1)
         for number in range(1, asked.kills + 1):
-            remaining = asked.kills - number + 1
-            stage = left[0] if len(left) >= remaining else None
-            seconds = None if stage else draw.uniform(0.3 * share, 2.0 * share)
-            ended, last = run_until(killed, seconds, stage)
-            for hit in [s for s in left if s in last]:
-                left.remove(hit)
-            how = f"after {seconds:.1f} s" if seconds is not None else f"in {stage!r}"
-            print(f"kill {number:2d} {how}: {last.strip()}", flush=True)
+            delays = {stage: 0.0 if stage == REPORT else draw.uniform(0.2, 8.0) for stage in left}
+            free = asked.kills - number + 1 > len(left)
+            seconds = draw.uniform(0.3 * share, 2.0 * share) if free else None
+            begun = time.monotonic()
+            ended, last, hit = run_until(killed, seconds, delays)
             if ended:
                 sys.exit("the run ended before all kills were done: draw another seed")
-        run_until(killed, None, None)
+            if hit:
+                left.remove(hit)
+            print(f"kill {number:2d} after {time.monotonic() - begun:5.1f} s: {last}", flush=True)
+        run_until(killed, None, {})
         run = killed / "runs" / "demo"
         same_figures, same_files = stable(run) == stable(whole), hashes(run) == hashes(whole)
         print(
