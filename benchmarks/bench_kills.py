@@ -45,10 +45,18 @@ def stable(run: Path) -> str:
     return told.stdout
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
+
+
+def _printed(process: subprocess.Popen[bytes]) -> str:
+    assert process.stderr is not None
+    try:
+        return os.read(process.stderr.fileno(), 1 << 16).decode(errors="replace")
+    except BlockingIOError:
+        return ""
 
 
 def run_until(folder: Path, seconds: float | None, stages: dict[str, float]) -> tuple[bool, str, str | None]:
@@ -62,7 +70,7 @@ def run_until(folder: Path, seconds: float | None, stages: dict[str, float]) -> 
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     last, hit = "", None
     while process.poll() is None:
-        for line in (process.stderr.read() or "").splitlines():
+        for line in _printed(process).splitlines():
             last = line.strip() or last
             for stage, delay in stages.items():
                 if hit is None and stage in line and "done" not in line and "%" not in line:

@@ -90,8 +90,8 @@ def test_check_loads_no_torch(tmp_path: Path) -> None:
     lines = [f"question number {i} about my {words[i % 6]} and thing {i * 7 % 101},{words[i % 6]}" for i in range(400)]
     table.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
     program = (
-        "import sys\nfrom tailorbird.cli import main\n"
-        "try:\n    main(['check', sys.argv[1]])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom tailorbird.cli import main\nsys.argv = ['tailorbird', 'check', sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('LOADED', *[m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     done = run(sys.executable, "-c", program, str(table), cwd=tmp_path)

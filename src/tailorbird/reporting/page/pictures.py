@@ -112,7 +112,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str], Callable[[JSON], Any]]] = {
     "flops": ("arithmetic of one request, logarithmic", numbers.flops, lambda cost: cost.get("flops_per_request")),
     "latency": (
         "latency of one request alone (median), logarithmic",
-        numbers.milliseconds,
+        lambda value: f"{value:g} ms",
         lambda cost: (cost.get("latency_ms") or {}).get("median"),
     ),
 }
