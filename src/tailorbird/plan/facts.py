@@ -18,7 +18,8 @@ class Lengths:
     """Tokens of the rows as rendered: means, but for `longest`, the longest row's (question and answer).
 
     `head`: what every prompt begins with. `prompt`: a whole prompt, head included. `answer`: the supervised answer and
-    its end. `label_nodes`: nodes of the tree of label words (0 unless classify).
+    its end. `label_nodes`: tokens that stand behind a prompt so that every label is scored: the inner nodes of the tree
+    of label words (0 unless classify).
     """
 
     head: int
@@ -84,5 +85,5 @@ def _common(sequences: Sequence[list[int]]) -> int:
 
 
 def _nodes(sequences: Sequence[Sequence[int]]) -> int:
-    """Nodes of the tree of shared beginnings."""
-    return len({tuple(s[: n + 1]) for s in sequences for n in range(len(s))})
+    """Inner nodes of the tree of shared beginnings: a last token is predicted and never read."""
+    return len({tuple(s[:n]) for s in sequences for n in range(1, len(s))})
