@@ -36,6 +36,20 @@ def test_a_metric_that_is_not_the_task_s_is_refused_at_its_line(world: World) ->
         read_material(specs.load(world.spec_path))
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("{kind: classify, max_new_tokens: 7}", "task.max_new_tokens: max_new_tokens has no effect for classify"),
+        ("{max_new_tokens: 7}", "task.max_new_tokens: max_new_tokens has no effect for classify"),
+        ("{kind: write, labels: {card: card}}", "task.labels: labels have no effect for kind write"),
+    ],
+)
+def test_a_field_of_another_kind_of_task_is_refused_at_its_line(world: World, task: str, message: str) -> None:
+    world.write("[zero_shot]", task=task)
+    with pytest.raises(SpecError, match=f"try.yaml:3: {message}"):
+        read_material(specs.load(world.spec_path))
+
+
 def test_threads_device_and_sizes_reach_the_facts(world: World) -> None:
     facts = material(world, limits={"threads": 3}, split={"test": 17, "validation": 13}, device="cpu").facts(
         torch=False

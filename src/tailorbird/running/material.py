@@ -131,13 +131,13 @@ def _task(spec: Spec, kind: str, rows: list[Row]) -> Task:
     from tailorbird import tasks
 
     asked = spec.task
-    labels = tasks.labels_in(rows, asked.labels) if kind == "classify" else {}
+    labels = tasks.labels_in(rows, asked.labels) if kind == "classify" else asked.labels
     try:
         return tasks.build(
             kind,
             instruction=asked.instruction,
             labels=labels,
-            max_new_tokens=None if kind == "classify" else asked.max_new_tokens,
+            max_new_tokens=asked.max_new_tokens,
             metric=asked.metric,
         )
     except SpecError as error:
@@ -160,7 +160,7 @@ def _read(spec: Spec, how: Reading, paths: list[str], check: Any) -> Dataset:
         max_bad_share=how.max_bad_share,
         check_row=check,
         classify=spec.task.kind == "classify",
-        labels=list(spec.task.labels) or None,
+        labels=list(spec.task.labels) if spec.task.labels and spec.task.kind in (None, "classify") else None,
     )
 
 
