@@ -61,6 +61,21 @@ def test_scores_come_early_and_test_comes_last(scripted: World) -> None:
     assert min(tests) > sealed
 
 
+def test_tfidf_is_fitted_once_and_the_c_it_chose_is_shown(scripted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tailorbird.answerers import references
+
+    fits: list[int] = []
+    fit = references._fit
+    monkeypatch.setattr(references, "_fit", lambda *arguments: fits.append(1) or fit(*arguments))
+    scripted.write("[tfidf, zero_shot]")
+    comparison = scripted.run().comparison
+    row = next(row for row in comparison["rows"] if row["label"] == "tfidf")
+    assert row["settings"]["asked"] == {}
+    assert row["settings"]["effective"]["C"] in references.C_GRID
+    assert row["settings"]["effective"]["C_chosen_on"] == "tuning"
+    assert len(fits) == 1
+
+
 def test_a_finished_run_ends_at_once_with_the_same_comparison(scripted: World) -> None:
     scripted.write("[majority, zero_shot, lora]")
     before = scripted.run()

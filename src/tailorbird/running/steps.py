@@ -105,11 +105,13 @@ def measured(
             write_scores(step.folder, watched.seen)
         facts = watched.inner.cost_facts() if hasattr(watched.inner, "cost_facts") else {}
         reported = reported_latency(watched.seen)
-        step.finish({**measurement_dict(found), "cost": facts, "reported_latency_ms": reported})
+        chosen = getattr(watched.inner, "settings", {})
+        step.finish({**measurement_dict(found), "cost": facts, "reported_latency_ms": reported, "settings": chosen})
     result = step.result()
     found = read_measurement(step.folder, result)
     if split == "validation" and calibrated:
         work.cost |= result["cost"] | {"latency_ms": result["reported_latency_ms"]}
+        work.found = result.get("settings", {})
     if calibrated:
         s = found.score
         shop.events.emit("measured", label=work.label, split=split, score=s.score, low=s.low, high=s.high, n=s.n)

@@ -27,7 +27,10 @@ Made = dict[str, Any]
 
 @dataclass
 class Work:
-    """One contestant on its way: what was made of it, what was measured, or why not. `keys`: step name -> key."""
+    """One contestant on its way: what was made of it, what was measured, or why not. `keys`: step name -> key.
+
+    `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`).
+    """
 
     entrant: Entrant
     state: str = "planned"
@@ -39,6 +42,7 @@ class Work:
     uncalibrated: dict[str, Measurement] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     forgetting: dict[str, Any] | None = None
+    found: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -61,6 +65,7 @@ class Workshop:
     events: Events
     stop: Callable[[], bool]
     clock: Callable[[], float] = time.perf_counter
+    references: dict[str, Answerer] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -160,11 +165,7 @@ class Workshop:
         entrant, material = work.entrant, self.material
         source = entrant.source
         if entrant.kind == "reference":
-            from tailorbird.answerers.references import Majority, Tfidf
-
-            if entrant.technique == "majority":
-                return Majority(material.splits.train, self.task.labels)
-            return Tfidf(material.splits.train, self.task.labels, material.splits.tuning)
+            return self._reference(str(entrant.technique))
         if "answers" in source:
             from tailorbird.answerers.answers_file import AnswersFile
 
@@ -174,6 +175,17 @@ class Workshop:
 
             return Command(source["command"], float(entrant.timeout_seconds or 60), folder=material.spec.folder)
         return self._open_local(work, calibrated)
+
+    def _reference(self, name: str) -> Answerer:
+        """Fitted once and kept: it is asked on Validation, for its latency and on Test."""
+        from tailorbird.answerers.references import Majority, Tfidf
+
+        if name not in self.references:
+            splits, labels = self.material.splits, self.task.labels
+            self.references[name] = (
+                Majority(splits.train, labels) if name == "majority" else Tfidf(splits.train, labels, splits.tuning)
+            )
+        return self.references[name]
 
     def _open_local(self, work: Work, calibrated: bool) -> Answerer:
         from tailorbird.answerers import opening
