@@ -22,6 +22,7 @@ LAZY = (
     "running",
     "applying",
     "checking",
+    "exporting",
     "initialize",
     "doctoring",
     "plan",

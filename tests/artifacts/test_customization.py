@@ -15,6 +15,7 @@ from tailorbird.artifacts.layout import read_adapter
 from tailorbird.artifacts.parts import Decode, Prompt
 from tailorbird.bases.facts import base_facts
 from tailorbird.customize import Compute, Job, customize
+from tailorbird.engine.scoring import top_logits
 from tailorbird.errors import ArtifactError, SafetyError, TailorbirdError
 from tailorbird.testing import make_tiny_base, tiny_rows
 from tailorbird.types import Train, Tuning
@@ -229,11 +230,32 @@ def test_forgetting_is_exactly_zero_with_an_untouched_base(base: Path, made: dic
     assert list(open_bare(base).bits(texts)) == bare
 
 
+@pytest.mark.parametrize("technique", ["prompt_tuning", "lora"])
+def test_taken_off_again_a_customization_has_changed_nothing_of_the_base(
+    base: Path, made: dict[str, Path], technique: str
+) -> None:
+    import torch
+
+    answerer = open_customization(made[technique], base)
+    ids = answerer.prompt(tiny_rows(1)[0].prompt)
+    untouched = open_bare_logits(base, ids)
+    weights = {name: tensor.clone() for name, tensor in answerer.model.network.state_dict().items()}
+    assert answerer.top_logits(ids) != untouched
+    assert top_logits(answerer.model, ids) == untouched
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in answerer.model.network.state_dict().items())
+
+
+def open_bare_logits(base: Path, ids: list[int]) -> tuple[list[int], list[float]]:
+    from tailorbird.answerers.opening import open_bare
+
+    return open_bare(base).top_logits(ids)
+
+
 def test_merged_weights_answer_as_the_adapter_does(made: dict[str, Path], base: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tailorbird.artifacts.export import export
+    from tailorbird.exporting import export
 
     export(made["lora"], tmp_path / "merged", base_folder=base, merge=True)
     answerer = open_customization(made["lora"], base)
@@ -249,7 +271,7 @@ def test_merged_weights_answer_as_the_adapter_does(made: dict[str, Path], base: 
 
 
 def test_export_leaves_what_peers_read(made: dict[str, Path], base: Path, tmp_path: Path) -> None:
-    from tailorbird.artifacts.export import export
+    from tailorbird.exporting import export
 
     names = export(made["prompt_tuning"], tmp_path / "out", base_folder=base)
     assert {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"} <= set(names)

@@ -126,7 +126,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a plain PEFT or transformers folder."""
-    from tailorbird.artifacts.export import export as export_folder
+    from tailorbird.exporting import export as export_folder
     from tailorbird.running.opening import choose
 
     chosen = choose(run)
