@@ -2,7 +2,7 @@
 
 Each prints its figures with the command that made them; docs/benchmarks.md takes them from there. Some need hours:
 
-    python benchmarks/all.py startup data        # only those whose name contains one of the words
+    python benchmarks/all.py startup kills       # only those whose name contains one of the words
 """
 
 from __future__ import annotations

@@ -9,17 +9,9 @@ import pytest
 
 from tailorbird import techniques
 from tailorbird.testing import technique_contract
+from tailorbird.testing.cases import TRAINING
 
 STORIES = Path(__file__).parents[1] / "fixtures" / "stories260k"
-TRAINING: dict[str, Any] = {
-    "learning_rate": 0.003,
-    "epochs": 3,
-    "batch_rows": 3,
-    "warmup_share": 0.5,
-    "schedule": "cosine",
-    "weight_decay": 0.1,
-    "clip": 0.01,
-}
 PROMPTED: dict[str, Any] = {"calibration": "on"}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "zero_shot": ({}, PROMPTED),

@@ -126,7 +126,7 @@ class Prompted(Technique):
         raise NotImplementedError
 
 
-def one_per_label(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
+def some_of_each_label(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
     """`count` rows of each label, in random order; for rows without labels `count` rows in all."""
     by_label: dict[str | None, list[Row]] = {}
     for row in rows:

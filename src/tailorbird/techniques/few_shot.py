@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tailorbird.artifacts.parts import Parts, Prompt
 from tailorbird.errors import DataError
-from tailorbird.techniques.base import Prompted, SearchContext, one_per_label
+from tailorbird.techniques.base import Prompted, SearchContext, some_of_each_label
 from tailorbird.types import Row
 
 
@@ -39,7 +39,7 @@ class FewShot(Prompted):
         count = settings.examples or (1 if ctx.decode.kind == "classify" else 3)
         best: tuple[float, Parts] | None = None
         for _ in range(settings.draws if len(ctx.tuning) else 1):
-            prompt = self._prompt(ctx, one_per_label(ctx.train, count, ctx.rng))
+            prompt = self._prompt(ctx, some_of_each_label(ctx.train, count, ctx.rng))
             parts, score = ctx.calibrated(Parts(prompt, ctx.decode), settings.calibration)
             if best is None or score > best[0]:
                 best = (score, parts)

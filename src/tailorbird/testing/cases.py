@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_TRAINING: dict[str, Any] = {
+TRAINING: dict[str, Any] = {
     "learning_rate": 0.003,
     "epochs": 3,
     "batch_rows": 3,
@@ -19,11 +19,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
     "prompt_tuning": (
         {"learning_rate": 0.3, "epochs": 300, "batch_rows": 8},
-        {**_TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
+        {**TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
     ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8, "rank": 32},
-        {**_TRAINING, "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
+        {**TRAINING, "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
     ),
-    "sft": ({"learning_rate": 0.003, "epochs": 40, "batch_rows": 8}, _TRAINING),
+    "sft": ({"learning_rate": 0.003, "epochs": 40, "batch_rows": 8}, TRAINING),
 }
