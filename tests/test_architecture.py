@@ -112,6 +112,20 @@ def test_files_can_be_read_in_one_sitting() -> None:
     assert not long, f"more than 500 lines; which second subject lives here? {long}"
 
 
+def test_the_tests_that_hold_a_promise_are_there() -> None:
+    """docs/architecture.md, "Promises": `file.py::test` or, for the file named before it, `::test`."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("| promise | test |") :].partition("\n\n")[0]
+    named, file = [], ""
+    for path, test in re.findall(r"`([\w/]+\.py)?(?:::(\w+))?`", table):
+        file = path or file
+        named.append((file, test))
+    assert len(named) > 20
+    texts = {path: (ROOT / "tests" / path).read_text(encoding="utf-8") for path, _ in named}
+    missing = [f"{path}::{test}" for path, test in named if test and f"def {test}(" not in texts[path]]
+    assert not missing
+
+
 def test_committed_files_name_no_machine() -> None:
     """No absolute path of a developer's machine, no note to each other, in anything that is published."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, timeout=30)

@@ -279,6 +279,13 @@ def test_without_rows_no_text_of_a_row_is_anywhere_in_the_page(case: Case) -> No
         assert "97.3 %" in source  # the figures stay
 
 
+def test_what_was_asked_and_what_was_effective_stand_side_by_side(case: Case) -> None:
+    case.row("lora")["settings"] = {"asked": {"rank": 7}, "effective": {"rank": 7, "epochs": 41}}
+    source = render(case.report())
+    assert '<th scope="row">rank</th><td>7</td><td>7</td>' in source
+    assert '<th scope="row">epochs</th><td></td><td>41</td>' in source
+
+
 def test_answers_are_grouped_and_disagreement_comes_first(case: Case) -> None:
     from tailorbird.reporting.page.answers import sample
 
