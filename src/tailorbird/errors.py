@@ -1,7 +1,7 @@
 """One small family of errors: what went wrong, where, and what to do about it. The class decides the exit code.
 
 0 use, keep or undecided · 1 a defect of ours · 2 input or spec · 3 numeric failure · 4 artifact · 5 interrupted, can be
-continued · 6 resources · 7 refused for safety · 8 no contestant met the requirements
+continued · 6 resources · 7 refused for safety · 8 no contestant met the requirements (a verdict, so no class)
 """
 
 from __future__ import annotations
@@ -63,9 +63,3 @@ class SafetyError(TailorbirdError):
     """Refused: following this input could harm the user's machine or data."""
 
     exit_code = 7
-
-
-class RequirementsError(TailorbirdError):
-    """No contestant met the spec's requirements."""
-
-    exit_code = 8

@@ -75,10 +75,6 @@ def payload(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in BESIDE)
 
 
-def is_customization(folder: Path) -> bool:
-    return (folder / NAME).is_file()
-
-
 def read_manifest(folder: Path) -> Manifest:
     path = folder / NAME
     if not path.is_file():
