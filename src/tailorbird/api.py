@@ -165,6 +165,8 @@ def run(
 
 
 def _spec(spec: str | Path | Spec | None, overrides: Sequence[str], fields: Mapping[str, Any]) -> Spec:
+    from tailorbird.plan import wrong_settings
+
     if isinstance(spec, Spec):
         if overrides or fields:
             raise SpecError("a Spec is taken as it is", remedy="change the Spec, or give a path with overrides")
@@ -172,8 +174,8 @@ def _spec(spec: str | Path | Spec | None, overrides: Sequence[str], fields: Mapp
     if spec is not None:
         if fields:
             raise SpecError(f"unknown arguments {', '.join(fields)}", remedy='overrides are texts: "seed=1"')
-        return load_spec(spec, overrides)
-    return build(fields, overrides=overrides)
+        return load_spec(spec, overrides, check=wrong_settings)
+    return build(fields, overrides=overrides, check=wrong_settings)
 
 
 class Label(str):

@@ -195,6 +195,7 @@ def test_three_typos_are_reported_at_once_with_their_lines(tmp_path: Path) -> No
         (["run", "try.yaml", "base=smollm2-135m"], 6, ["not on this machine", "tailorbird bases get smollm2-135m"]),
         (["run", "try.yaml", "data=gone.csv"], 2, ["gone.csv"]),
         (["show", "nothing"], 6, ["nothing: there is no such run"]),
+        (["check", "try.yaml", "contestants.lora.rnk=1", "sed=1"], 2, ["2 problems", "`rank`", "`seed`"]),
         (["apply", "nothing", "rows.csv", "-o", "out.csv"], 6, ["there is no such run"]),
         (["bases", "get", "smolm2"], 2, ["did you mean 'smollm2-135m'?"]),
         (["init", "gone.csv"], 2, ["gone.csv"]),

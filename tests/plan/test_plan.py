@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tailorbird import tasks
+from tailorbird import spec, tasks
 from tailorbird.errors import ResourceError, SpecError
 from tailorbird.measure.detectable import rows_for_margin
-from tailorbird.plan import Facts, Lengths, Plan, make_plan, refuse_too_long
+from tailorbird.plan import Facts, Lengths, Plan, make_plan, refuse_too_long, wrong_settings
 
 from .conftest import MACHINE, SIZES, make_facts, make_spec
 
@@ -80,6 +81,24 @@ def test_all_wrong_settings_are_reported_at_once(facts: Facts) -> None:
     assert "contestants.lora.rnk: no such setting of lora; did you mean `rank`?" in text
     assert "contestants.lora.epochs: input should be greater than or equal to 1, is 0" in text
     assert "contestants.lorra.technique: no technique is called `lorra`; did you mean `lora`?" in text
+
+
+def test_wrong_settings_are_said_together_with_the_other_mistakes_and_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "try.yaml"
+    path.write_text(
+        "base: x\ndata: rows.csv\ntask:\n  kind: clasify\ncontestants:\n  - lorra\n"
+        "  - lora:\n      epochs: 0\n      rnk: 8\nseed: x\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(SpecError) as raised:
+        spec.load(path, check=wrong_settings)
+    assert str(raised.value).splitlines()[1:] == [
+        '  line 4: task.kind: "clasify" is not one of classify, answer, write',
+        "  line 6: contestants.lorra.technique: no technique is called `lorra`; did you mean `lora`?",
+        "  line 8: contestants.lora.epochs: input should be greater than or equal to 1, is 0",
+        "  line 9: contestants.lora.rnk: no such setting of lora; did you mean `rank`?",
+        '  line 10: seed: input should be a valid integer, is "x"',
+    ]
 
 
 @pytest.mark.parametrize(

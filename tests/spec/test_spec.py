@@ -202,3 +202,25 @@ def test_a_spec_made_in_python_equals_the_one_from_a_file(tmp_path: Path) -> Non
 def test_every_field_is_explained() -> None:
     for part in (Spec, spec.BaseSpec, spec.DataSpec, spec.TaskSpec, spec.Contestant, spec.Requirements, spec.Limits):
         assert all(field.description for field in part.model_fields.values()), part
+
+
+def test_a_file_too_large_for_a_spec_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    with path.open("wb") as file:
+        file.truncate(200_000_000)
+    with pytest.raises(SafetyError, match="larger than 1 MiB"):
+        spec.load(path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices here")
+def test_a_device_is_not_begun() -> None:
+    with pytest.raises(SafetyError, match="device, pipe or socket"):
+        spec.load("/dev/zero")
+
+
+def test_a_path_no_file_can_have_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("base: x", encoding="utf-8")
+    for path in (tmp_path / "file" / "try.yaml", tmp_path / ("x" * 300 + ".yaml"), tmp_path / "a\0b.yaml"):
+        with pytest.raises(SpecError) as raised:
+            spec.load(path)
+        assert raised.value.exit_code == 2

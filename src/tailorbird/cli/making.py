@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +69,7 @@ def init(
     say(f"task: {task.kind}" + (f" with {len(task.labels)} labels" if task.labels else ""))
     say(f"instruction (yours to change): {task.instruction}")
     print(target)
-    say(f"next: tailorbird check {target}")
+    say(f"next: tailorbird check {shlex.quote(str(target))}")
 
 
 def _relative(name: str, root: Path) -> str:
@@ -107,9 +108,9 @@ def check(
         return
     _print_check(material, plan)
     if asked.source:
-        say(f"next: tailorbird run {asked.source}")
+        say(f"next: tailorbird run {shlex.quote(str(asked.source))}")
     else:
-        say(f"next: tailorbird init {spec}")
+        say(f"next: tailorbird init {shlex.quote(spec)}")
 
 
 def _print_check(material: Material, plan: Any) -> None:
@@ -122,11 +123,13 @@ def _print_check(material: Material, plan: Any) -> None:
 
 def _spec_or_data(name: str, overrides: list[str], base: str) -> Spec:
     from tailorbird import checking, spec
+    from tailorbird.plan import wrong_settings
 
     path = Path(name)
     if not (checking.is_data(path) or any(sign in name for sign in "*?[")):
-        return spec.load(path, overrides)
-    return spec.build({"base": base, "data": str(path.resolve()) if path.exists() else name}, overrides=overrides)
+        return spec.load(path, overrides, check=wrong_settings)
+    document = {"base": base, "data": str(path.resolve()) if path.exists() else name}
+    return spec.build(document, overrides=overrides, check=wrong_settings)
 
 
 @app.command()
@@ -143,8 +146,9 @@ def run(
 ) -> None:
     """Do it, or go on where it stopped."""
     from tailorbird import spec as specs
+    from tailorbird.plan import wrong_settings
 
-    asked = specs.load(spec, overrides or [])
+    asked = specs.load(spec, overrides or [], check=wrong_settings)
     if dry_run:
         check(str(spec), overrides or [], None, "", False)
         return
@@ -193,7 +197,9 @@ def show(
     from tailorbird.running.folder import find
     from tailorbird.running.opening import comparison_of
 
-    folder, _ = find(run)
+    folder, label = find(run)
+    if label is not None:
+        raise SpecError(f"show is about a whole run, not about {label!r}", remedy=f"tailorbird show {folder.path}")
     comparison = comparison_of(folder)
     if stable and not json_:
         raise SpecError("--stable is about --json", remedy="tailorbird show RUN --json --stable")

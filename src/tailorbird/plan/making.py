@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -99,6 +99,31 @@ def make_plan(spec: Spec, facts: Facts) -> Plan:
     )
     claims.finish()
     return plan
+
+
+def wrong_settings(document: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """Unknown techniques and settings in an expanded document, before data and base are looked at: so that a spec's
+    mistakes are all said at once (`spec.build` takes this function). What depends on the base, `make_plan` finds."""
+    from tailorbird import techniques
+    from tailorbird.spec import REFERENCES
+
+    found: list[tuple[tuple[str, ...], str]] = []
+    contestants = document.get("contestants")
+    for contestant in contestants if isinstance(contestants, list) else ():
+        name = contestant.get("technique") if isinstance(contestant, Mapping) else None
+        if not isinstance(name, str) or name in REFERENCES or ":" in name:
+            continue
+        path = ("contestants", str(contestant.get("label")))
+        if name not in techniques.NAMES:
+            found.append(((*path, "technique"), _no_technique(name)))
+            continue
+        technique, settings = techniques.get(name), contestant.get("settings")
+        try:
+            technique.Settings.model_validate(settings if isinstance(settings, Mapping) else {})
+        except ValidationError as error:
+            missing = (e for e in error.errors() if e["type"] != "missing")  # a default of the base may fill it in
+            found += [((*path, *named), what) for named, what in _setting_problems(missing, technique)]
+    return found
 
 
 def refuse_too_long(plan: Plan) -> None:
@@ -219,15 +244,11 @@ def _technique(
     claims: Claims, contestant: Contestant, facts: Facts, dtype: str, tokens: int, retention: str, memory_bytes: int
 ) -> Entrant | None:
     from tailorbird import techniques
-    from tailorbird.spec import REFERENCES
 
     label, name = contestant.label, str(contestant.technique)
     claims.has_no_effect("contestants", label, "timeout_seconds", because="only a command is waited for")
     if name not in techniques.NAMES and ":" not in name:
-        known = [*techniques.NAMES, *REFERENCES]
-        claims.problem(
-            f"no technique is called `{name}`; {did_you_mean(name, known)}", "contestants", label, "technique"
-        )
+        claims.problem(_no_technique(name), "contestants", label, "technique")
         claims.take_contestant(label, *contestant.settings)
         return None
     technique = techniques.get(name)
@@ -267,17 +288,29 @@ def _technique(
 
 def _settings(claims: Claims, contestant: Contestant, technique: Any, facts: Facts) -> dict[str, Any] | None:
     """The technique's own typed settings, asked over defaults; None after noting every problem."""
-    fields = list(technique.Settings.model_fields)
     claims.take_contestant(contestant.label, *contestant.settings)
     try:
         typed = technique.settings(contestant.settings, facts.base, facts.sizes["train"])
     except ValidationError as error:
-        for e in error.errors():
-            name = str(e["loc"][0]) if e["loc"] else ""
-            what = _setting_problem(e, name, fields, technique.name)
-            claims.problem(what, "contestants", contestant.label, *([name] if name else []))
+        for named, what in _setting_problems(error.errors(), technique):
+            claims.problem(what, "contestants", contestant.label, *named)
         return None
     return typed.model_dump(mode="json")
+
+
+def _no_technique(name: str) -> str:
+    from tailorbird import techniques
+    from tailorbird.spec import REFERENCES
+
+    return f"no technique is called `{name}`; {did_you_mean(name, [*techniques.NAMES, *REFERENCES])}"
+
+
+def _setting_problems(errors: Iterable[Any], technique: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Pydantic's errors as (the setting, what is wrong with it)."""
+    fields = list(technique.Settings.model_fields)
+    for error in errors:
+        name = str(error["loc"][0]) if error["loc"] else ""
+        yield (name,) if name else (), _setting_problem(error, name, fields, technique.name)
 
 
 def _setting_problem(error: Mapping[str, Any], name: str, fields: list[str], technique: str) -> str:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tailorbird.errors import SpecError
+from tailorbird.errors import SafetyError, SpecError
 from tailorbird.spec.fields import Spec
 from tailorbird.spec.problems import Problem, did_you_mean, problems_error
 from tailorbird.spec.short import expand, override
-from tailorbird.spec.yaml import Lines, parse
+from tailorbird.spec.yaml import MAX_BYTES, Lines, parse, too_large
+
+Check = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
+"""The expanded document -> what else is wrong with it, as (path, words); `plan.wrong_settings` is one."""
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+def load(path: str | Path, overrides: Sequence[str] = (), *, check: Check | None = None) -> Spec:
     """A spec from its file, with `key=value` overrides (dotted; contestants by label: `contestants.lora.rank=8`)."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = _content(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise SpecError(
             "there is no such file", where=str(path), remedy="`tailorbird init DATA` writes a spec"
@@ -33,8 +37,25 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8"
         raise SpecError(f"is not UTF-8 (byte {error.start})", where=str(path), remedy=remedy) from None
+    except (OSError, ValueError) as error:  # no permission, a file taken for a folder, a name no file can have
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise SpecError(f"cannot be read: {why}", where=str(path), remedy="name a file you may read") from None
     document, lines = parse(text, str(path))
-    return build(document, lines, source=path, text=text, overrides=overrides)
+    return build(document, lines, source=path, text=text, overrides=overrides, check=check)
+
+
+def _content(path: Path) -> bytes:
+    """A spec's bytes, at most one more than a spec may have; devices and pipes have no end and are not begun."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise SafetyError(
+            "not a regular file but a device, pipe or socket", where=str(path), remedy="copy its content to a file"
+        )
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise too_large(str(path))
+    return content
 
 
 def build(
@@ -44,17 +65,21 @@ def build(
     source: Path | None = None,
     text: str = "",
     overrides: Sequence[str] = (),
+    check: Check | None = None,
 ) -> Spec:
-    """A spec from a plain mapping; every problem of it in one SpecError."""
+    """A spec from a plain mapping; every problem of it in one SpecError, with those that `check` finds."""
     where = str(source) if source else None
     full = expand(document)
     for assignment in overrides:
         full = override(full, assignment)
     located = _by_label(full, lines or {})
+    problems = [Problem(".".join(p), what, _line(p, located)) for p, what in (check(full) if check else ())]
     try:
         spec = Spec.model_validate(full)
     except ValidationError as error:
-        raise problems_error([_problem(e, full, located) for e in error.errors()], where) from None
+        raise problems_error([*(_problem(e, full, located) for e in error.errors()), *problems], where) from None
+    if problems:
+        raise problems_error(problems, where)
     spec._source, spec._text, spec._lines = source, text, located
     for contestant in spec.contestants or ():
         prefix = f"contestants.{contestant.label}."
@@ -92,9 +117,12 @@ def _problem(error: Any, full: Mapping[str, Any], lines: Mapping[str, int]) -> P
         if path[-1:] == ["contestants"] and isinstance(value, Mapping):
             name = str(value.get("label", step))
         path.append(name)
-    dotted = ".".join(path)
-    line = next((lines[p] for n in range(len(path), 0, -1) if (p := ".".join(path[:n])) in lines), None)
-    return Problem(dotted, _words(error), line)
+    return Problem(".".join(path), _words(error), _line(path, lines))
+
+
+def _line(path: Sequence[str], lines: Mapping[str, int]) -> int | None:
+    """The line of a field, or of the nearest field around it."""
+    return next((lines[p] for n in range(len(path), 0, -1) if (p := ".".join(path[:n])) in lines), None)
 
 
 def _inside(value: Any, step: str | int) -> Any:

@@ -18,13 +18,17 @@ MAX_VALUES = 50_000
 MAX_DEPTH = 32
 
 
+def too_large(where: str) -> SafetyError:
+    return SafetyError("is larger than 1 MiB", where=where, remedy="a spec is a page of YAML; rows go in data files")
+
+
 def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
     """The mapping in a YAML text, and the 1-based line of every key and list item by its position."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise SafetyError("is larger than 1 MiB", where=where, remedy="a spec is a page of YAML; rows go in data files")
+        raise too_large(where)
     yaml = YAML(typ="safe", pure=True)
     try:
         node = yaml.compose(text)
