@@ -1,0 +1,70 @@
+"""What one contestant's work is given, and what the model is to answer. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.artifacts.parts import Decode, Prompt
+from tailorbird.types import BaseFacts, Row, Train, Tuning
+
+if TYPE_CHECKING:
+    from tailorbird.tasks import Task
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the engine works, fixed by the plan: a run is repeatable only with all of it equal."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+    micro_batch_tokens: int = 4096
+    checkpoint_steps: int = 50
+
+
+@dataclass
+class Job:
+    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl."""
+
+    label: str
+    technique: str
+    settings: dict[str, Any]
+    asked: dict[str, Any]
+    base: BaseFacts
+    task: Task
+    train: Train
+    tuning: Tuning
+    seed: int
+    compute: Compute
+    work: Path
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None
+    stop: Callable[[], bool] = lambda: False
+    note: Callable[[str], None] = lambda text: None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.task.instruction or None)
+
+    @property
+    def decode(self) -> Decode:
+        return decode_of(self.task)
+
+    def say(self, text: str) -> None:
+        self.notes.append(text)
+        self.note(text)
+
+
+def decode_of(task: Task) -> Decode:
+    return Decode(task.kind, dict(task.labels), None, task.max_new_tokens or 0)
+
+
+def target(task: Task, row: Row) -> str:
+    """What the model is to answer: the label's words, or the answer as it stands."""
+    if task.kind == "classify":
+        assert row.label is not None
+        return task.labels[row.label]
+    return row.answer

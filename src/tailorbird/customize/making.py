@@ -1,0 +1,50 @@
+"""One contestant made: trained or searched for, timed, its memory watched."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from tailorbird import store
+from tailorbird.customize.job import Job
+from tailorbird.customize.searching import by_search
+from tailorbird.customize.training import by_training
+from tailorbird.techniques import get
+from tailorbird.techniques.base import Trained
+
+
+def customize(job: Job, out: Path) -> dict[str, Any]:
+    """Train or search, and write the customization folder `out` whole or not at all. Goes on from `job.work`.
+
+    Returns what the report says of it: seconds, tokens, parameters, peak memory, steps, notes.
+    """
+    from tailorbird.engine.memory import PeakMemory, give_back_freed_memory
+    from tailorbird.engine.probe import set_threads
+
+    set_threads(job.compute.threads)
+    technique = get(job.technique)
+    job.work.mkdir(parents=True, exist_ok=True)
+    before = _seconds_before(job.work)
+    start = time.perf_counter()
+    with PeakMemory(job.compute.device) as peak:
+        try:
+            facts = (
+                by_training(job, technique, out) if isinstance(technique, Trained) else by_search(job, technique, out)
+            )
+        finally:
+            store.write_json(job.work / "seconds.json", before + time.perf_counter() - start)
+    facts |= {
+        "train_seconds": before + time.perf_counter() - start,
+        "peak_memory_mb": peak.megabytes,
+        "notes": job.notes,
+    }
+    shutil.rmtree(job.work / "checkpoints", ignore_errors=True)
+    give_back_freed_memory()
+    return facts
+
+
+def _seconds_before(work: Path) -> float:
+    path = work / "seconds.json"
+    return float(store.read_json(path)) if path.is_file() else 0.0

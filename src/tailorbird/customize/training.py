@@ -1,0 +1,115 @@
+"""Training a contestant: rows rendered as served and encoded, the loop run, the best point handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird import store
+from tailorbird.artifacts.parts import Prompt
+from tailorbird.customize.handing_over import hand_over
+from tailorbird.customize.job import Job, target
+from tailorbird.errors import DataError
+from tailorbird.techniques.base import Trained
+from tailorbird.types import Message, Role, Row
+
+if TYPE_CHECKING:
+    from tailorbird.bases.renderer import Renderer
+    from tailorbird.engine.batches import Encoded
+    from tailorbird.engine.train import Best
+    from tailorbird.tasks import Task
+
+
+def encode(renderer: Renderer, task: Task, prompt: Prompt, row: Row, context: int) -> Encoded:
+    """The row as it is trained on: rendered as served, only the wanted assistant turns supervised."""
+    from tailorbird.engine.batches import Encoded
+
+    turns = [*row.prompt, Message(Role.ASSISTANT, target(task, row))]
+    supervised = [
+        wanted for message, wanted in zip(row.messages, row.supervised, strict=True) if message.role is not Role.SYSTEM
+    ]
+    conversation = prompt.conversation(tuple(turns))
+    marks = [False] * (len(conversation) - len(supervised)) + supervised
+    rendered = renderer.row(conversation, marks)
+    if len(rendered.ids) > context:
+        raise DataError(f"{len(rendered.ids)} tokens are more than the context of {context}", where=str(row.place))
+    return Encoded(tuple(rendered.ids), tuple(rendered.supervised), row.weight)
+
+
+def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
+    import torch
+
+    from tailorbird.bases.model import load_model
+    from tailorbird.bases.renderer import Renderer
+    from tailorbird.engine.batches import RowSource, stream
+    from tailorbird.engine.checkpoints import Checkpoints
+    from tailorbird.engine.model import Model
+    from tailorbird.engine.optimizer import Schedule
+    from tailorbird.engine.scoring import top_logits
+    from tailorbird.engine.train import train
+
+    settings: Any = technique.Settings.model_validate(job.settings)
+    base_folder, compute = Path(job.base.folder), job.compute
+    renderer = Renderer.from_folder(base_folder)
+    model = Model(load_model(base_folder, dtype=compute.dtype, device=compute.device), device=compute.device)
+    generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
+    trainable = technique.trainable(model, settings, generator)
+    soft = model.virtual_tokens
+
+    def source(rows: Sequence[Row]) -> RowSource:
+        encoded = [encode(renderer, job.task, job.prompt, row, job.base.context - soft) for row in rows]
+        return RowSource(
+            encoded,
+            batch_rows=settings.batch_rows,
+            micro_batch_tokens=compute.micro_batch_tokens,
+            seed=job.seed,
+            soft=soft,
+            device=compute.device,
+        )
+
+    rows = source(job.train)
+    schedule = Schedule(
+        settings.learning_rate, settings.epochs * rows.steps_per_epoch, settings.warmup_share, settings.schedule
+    )
+    best = train(
+        model,
+        trainable,
+        technique.loss,
+        rows,
+        source(job.tuning) if len(job.tuning) else None,
+        schedule=schedule,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        checkpoints=Checkpoints(job.work / "checkpoints"),
+        checkpoint_steps=compute.checkpoint_steps,
+        progress=job.progress,
+        stop=job.stop,
+    )
+    store.write_jsonl(job.work / "log.jsonl", best.log)
+    if best.skipped:
+        job.say(f"{best.skipped} steps were skipped: loss or gradient not finite")
+    parts = technique.parts(best.tensors, settings, job.prompt, job.decode)
+    with torch.no_grad():
+        for name, parameter in trainable.parameters.items():
+            parameter.copy_(best.tensors[name])
+    tokens = settings.epochs * sum(len(row.ids) for row in rows.rows)
+    facts = {
+        "steps": schedule.steps,
+        "best_step": best.step,
+        "tuning_loss": best.tuning_loss,
+        "train_tokens": tokens,
+        "supervised_tokens": best.tokens,
+        "trainable_parameters": trainable.count,
+        "shared_head_tokens": rows.head,
+        "skipped_steps": best.skipped,
+    }
+    _check_moved(job, best)
+    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out)
+    return facts
+
+
+def _check_moved(job: Job, best: Best) -> None:
+    """A training that changed nothing is said, not sold."""
+    if all(entry.get("loss") is None for entry in best.log):
+        job.say("no step could be applied: nothing was learned")
