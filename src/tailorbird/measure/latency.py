@@ -21,15 +21,16 @@ def measure_latency(
     clock: Callable[[], float] = time.perf_counter,
     *,
     warm_up: int = WARM_UP,
+    least: int = LEAST,
     progress: Callable[[int, int], None] | None = None,
 ) -> Latency:
-    """{"median", "p95"} in ms over `requests` asked one at a time; fewer than 20 are asked again until there are 20.
+    """{"median", "p95"} in ms over `requests` asked one at a time; fewer than `least` are asked again.
 
     `warm_up` requests go before and are not counted: first calls fill caches and choose kernels.
     """
     if not requests:
         raise ValueError("latency needs at least one request")
-    count = max(LEAST, len(requests))
+    count = max(least, len(requests))
     seconds: list[float] = []
     for i in range(-warm_up, count):
         request = requests[i % len(requests)]

@@ -15,6 +15,7 @@ from tailorbird.types import Answer, Answerer, Measurement, Request
 # Raised by hand when the same inputs would give another result.
 CUSTOMIZE, MEASURE, LATENCY, BITS = 1, 1, 1, 1
 LATENCY_ROWS = 20
+LATENCY_WRITTEN = 8  # a written answer takes seconds, alone: fewer tell enough
 BITS_TEXTS = 16  # texts looked at together: fixed, so that going on gives the same figures
 
 
@@ -140,9 +141,10 @@ def latency(shop: Workshop, work: Work, get: Callable[[], Answerer]) -> None:
         from tailorbird.measure.latency import measure_latency
 
         step.begin()
-        rows = shop.material.splits.validation[:LATENCY_ROWS]
-        with shop.stage(work.label, "latency", LATENCY_ROWS) as progress:
-            found = measure_latency(get(), [shop.task.request(row) for row in rows], shop.clock, progress=progress)
+        count, warm_up = (LATENCY_ROWS, 3) if shop.task.labels else (LATENCY_WRITTEN, 1)
+        requests = [shop.task.request(row) for row in shop.material.splits.validation[:count]]
+        with shop.stage(work.label, "latency", count) as progress:
+            found = measure_latency(get(), requests, shop.clock, warm_up=warm_up, least=count, progress=progress)
         step.finish(found)
     work.cost["latency_ms"] = step.result()
 
