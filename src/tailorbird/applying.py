@@ -63,9 +63,16 @@ def apply(
     journal_path, header_path = out.with_name(f".{out.name}.journal.jsonl"), out.with_name(f".{out.name}.journal.json")
     with store.RunLock(out.parent / f".{out.name}.lock.d"):
         _check_header(header_path, journal_path, header, out)
-        with store.AppendLog(journal_path, keep=False) as journal:
-            done = journal.count
-            _answer_rest(open_answerer, path, journal, done, labels, max_new_tokens, threshold, progress, stop)
+        try:
+            with store.AppendLog(journal_path, keep=False) as journal:
+                done = journal.count
+                _answer_rest(open_answerer, path, journal, done, labels, max_new_tokens, threshold, progress, stop)
+        except BaseException:
+            if journal_path.is_file() and not journal_path.stat().st_size:  # nothing to go on from: nothing is left
+                journal_path.unlink()
+                header_path.unlink()
+                _remove_lock(out)
+            raise
         counts = _publish(journal_path, out)
         journal_path.unlink()
         header_path.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.errors import ResourceError
+from tailorbird.errors import SpecError
 from tailorbird.plan import Plan, make_plan
 from tailorbird.running.material import Material
 from tailorbird.spec import Spec
@@ -129,12 +129,24 @@ def plan_of(spec: Spec, material: Material) -> Plan:
     return make_plan(spec, material.facts(torch=False))
 
 
+def check_imported(spec: Spec, plan: Plan, material: Material) -> None:
+    """What a run would refuse at once: imported files that are not there, rows that a file of answers lacks."""
+    from tailorbird.running.inputs import brought_path
+    from tailorbird.running.run import check_answers
+
+    for contestant in spec.contestants or ():
+        brought_path(spec, contestant)
+    check_answers(plan, material)
+
+
 def write_rows(material: Material, out: Path) -> int:
-    """The Validation and Test inputs that a file of answers must have, without their labels."""
+    """The Validation and Test inputs that a file of answers must have, without their labels: JSON lines."""
     from tailorbird.data import inputs_to_answer
 
+    if out.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise SpecError("the name must end in .jsonl", where=str(out), remedy="the rows are written as JSON lines")
     if out.exists():
-        raise ResourceError("is there already", where=str(out), remedy="give another name; nothing is overwritten")
+        raise SpecError("is there already", where=str(out), remedy="give another name; nothing is overwritten")
     rows = [*material.splits.validation, *material.splits.test]
     store.write_jsonl(out, inputs_to_answer(rows))
     return len(rows)

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird import store
 from tailorbird.artifacts.layout import TOKENIZER_FILES, read_parts, save_weights
 from tailorbird.artifacts.manifest import read_manifest, verify
 from tailorbird.errors import ArtifactError, SpecError
@@ -31,6 +32,11 @@ def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False) -
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} exists and is not empty", remedy="name a new folder")
     verify(folder)
+    with store.disk(out):
+        return _export(folder, out, base_folder=base_folder, merge=merge)
+
+
+def _export(folder: Path, out: Path, *, base_folder: Path, merge: bool) -> list[str]:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

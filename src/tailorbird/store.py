@@ -132,6 +132,12 @@ def home() -> Path:
 # --- writing --------------------------------------------------------------------------------------
 
 
+_CANNOT_WRITE = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EIO, errno.EINVAL,
+}  # fmt: skip
+
+
 @contextmanager
 def disk(path: str | Path) -> Iterator[None]:
     """Turns what a disk refuses (full, read-only, not ours) into a ResourceError that names the file."""
@@ -141,7 +147,7 @@ def disk(path: str | Path) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             remedy = "free some space, then give the same command again: it goes on from the last finished step"
             raise DiskError("the disk is full", where=str(path), remedy=remedy) from error
-        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        if error.errno in _CANNOT_WRITE:
             raise DiskError(
                 f"cannot be written ({error.strerror})", where=str(path), remedy="choose a folder you may write to"
             ) from error
@@ -413,7 +419,7 @@ class RunLock:
         return ResourceError(
             f"this run is {who}",
             where=str(self.path.parent),
-            remedy="wait for it, stop it, or give this run another name (--name)",
+            remedy="wait for it, stop it, or give this run another name (`name:` in the spec)",
         )
 
     @staticmethod

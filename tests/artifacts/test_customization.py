@@ -16,7 +16,7 @@ from tailorbird.artifacts.parts import Decode, Prompt
 from tailorbird.bases.facts import base_facts
 from tailorbird.customize import Compute, Job, customize
 from tailorbird.engine.scoring import top_logits
-from tailorbird.errors import ArtifactError, SafetyError, TailorbirdError
+from tailorbird.errors import ArtifactError, ResourceError, SafetyError, TailorbirdError
 from tailorbird.testing import make_tiny_base, tiny_rows
 from tailorbird.types import Train, Tuning
 
@@ -278,3 +278,5 @@ def test_export_leaves_what_peers_read(made: dict[str, Path], base: Path, tmp_pa
     assert "manifest.json" not in names
     with pytest.raises(TailorbirdError, match="exists and is not empty"):
         export(made["prompt_tuning"], tmp_path / "out", base_folder=base)
+    with pytest.raises(ResourceError, match="cannot be written"):  # a file stands where a folder should
+        export(made["prompt_tuning"], tmp_path / "out" / "tokenizer.json" / "below", base_folder=base)

@@ -165,6 +165,22 @@ def test_check_writes_the_rows_that_a_file_of_answers_must_answer(tmp_path: Path
     assert all(set(row) == {"id", "input"} for row in rows)
 
 
+def test_the_rows_to_answer_are_json_lines_and_overwrite_nothing(tmp_path: Path) -> None:
+    write_spec(tmp_path)
+    assert_refused(tailorbird(tmp_path, "check", "try.yaml", "--rows", "ask.csv"), 2, "must end in .jsonl")
+    (tmp_path / "ask.jsonl").write_text("mine", encoding="utf-8")
+    assert_refused(tailorbird(tmp_path, "check", "try.yaml", "--rows", "ask.jsonl"), 2, "is there already")
+    assert (tmp_path / "ask.jsonl").read_text(encoding="utf-8") == "mine"
+
+
+def test_check_refuses_what_a_run_would_refuse_at_once(tmp_path: Path) -> None:
+    write_spec(tmp_path, "contestants: [zero_shot, {label: today, answers: today.csv}]\n")
+    assert_refused(tailorbird(tmp_path, "check", "try.yaml"), 2, "contestant today", "no such file")
+    (tmp_path / "today.csv").write_text("text,answer\nno row of ours,x\n", encoding="utf-8")
+    assert_refused(tailorbird(tmp_path, "check", "try.yaml"), 2, "no answer for")
+    assert tailorbird(tmp_path, "check", "try.yaml", "--rows", "ask.jsonl").returncode == 0
+
+
 def test_dry_run_shows_the_plan_and_makes_no_folder(tmp_path: Path) -> None:
     write_spec(tmp_path)
     done = tailorbird(tmp_path, "run", "try.yaml", "seed=3", "--dry-run")

@@ -109,11 +109,21 @@ def test_a_stopped_apply_goes_on_with_the_rows_that_are_left(tmp_path: Path) -> 
     assert [r["text"] for r in read(tmp_path / "out.csv")] == [f"row {n}" for n in range(3 * WINDOW)]
 
 
+def test_an_unreadable_file_leaves_nothing_that_stands_in_the_way_of_the_mended_one(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes("text\ncaf\u00e9\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        applied(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
+    write(tmp_path, "caf\u00e9")
+    assert applied(tmp_path).rows == 1
+
+
 @pytest.mark.parametrize("change", [{"threshold": 0.5}, {"text": "other"}])
 def test_an_unfinished_output_is_not_mixed_with_another(tmp_path: Path, change: dict[str, Any]) -> None:
-    write(tmp_path, "a", "b")
+    write(tmp_path, *(f"row {n}" for n in range(WINDOW + 1)))
+    stops = iter([False, True])
     with pytest.raises(Interrupted):
-        applied(tmp_path, stop=lambda: True)
+        applied(tmp_path, stop=lambda: next(stops))
     if text := change.pop("text", None):
         write(tmp_path, text)
     with pytest.raises(SpecError, match="an unfinished output is there, made with another"):

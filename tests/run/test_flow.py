@@ -230,6 +230,15 @@ def test_a_missing_answer_is_named_before_anything_is_computed(scripted: World) 
     assert not (scripted.runs / "try" / "steps").exists()
 
 
+def test_a_run_refused_before_it_begins_leaves_no_folder(scripted: World) -> None:
+    rows = "".join(f"row {n},one\n" for n in range(99))
+    (scripted.folder / "rows.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    scripted.write("[majority, zero_shot]")
+    with pytest.raises(SpecError, match="at least two labels"):
+        scripted.run()
+    assert not scripted.runs.exists()
+
+
 def test_changed_answers_of_today_run_today_again(scripted: World) -> None:
     write_today(scripted)
     scripted.write("[{label: today, answers: today.csv}, zero_shot]")

@@ -184,7 +184,9 @@ def test_python_reads_and_opens_the_same_run(finished: Path, monkeypatch: pytest
 
 
 def test_chat_answers_line_by_line_beside_its_base(finished: Path) -> None:
-    done = tailorbird(finished, "chat", "try:lora", "--beside-base", input="my card is gone\n\nthe rate\n")
+    said = "my card is gone\n\nthe r\udcffate\n"  # with a byte that is no text
+    more = {"input": said, "encoding": "utf-8", "errors": "surrogateescape"}
+    done = tailorbird(finished, "chat", "try:lora", "--beside-base", **more)
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["lora", "base", "lora", "base"]
 

@@ -101,6 +101,8 @@ def check(
     if rows is not None:
         count = checking.write_rows(material, rows)
         say(f"{count:,} inputs, without labels: {rows}")
+    else:  # with --rows the file of answers is still to be made
+        checking.check_imported(asked, plan, material)
     if as_json:
         import json
 

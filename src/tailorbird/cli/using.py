@@ -96,6 +96,8 @@ def chat(
 def _talk(models: dict[str, Any], max_new_tokens: int) -> None:
     turns: dict[str, list[dict[str, str]]] = {label: [] for label in models}
     classify = bool(next(iter(models.values())).labels)
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are shown as such, not stumbled over
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,14 @@ class RunFolder:
         (self.path / "finished.json").unlink(missing_ok=True)
         store.write_text(self.path / "spec.yaml", spec_text)
         store.write_json(self.path / "inputs.json", inputs.as_dict())
+
+    def leave(self) -> None:
+        """Refused before it began: a folder with nothing in it but the lock does not stay."""
+        if self.path.is_dir() and [p.name for p in self.path.iterdir()] == [".lock"]:
+            with suppress(OSError):  # Windows: the lock is held open
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
+                self.path.parent.rmdir()
 
     def finish(self, inputs: Inputs, exit_codes: Mapping[str, int], exit_code: int) -> None:
         codes = {"exit_codes": dict(exit_codes), "exit_code": exit_code}

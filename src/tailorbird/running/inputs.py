@@ -9,7 +9,7 @@ from typing import Any
 
 from tailorbird import store
 from tailorbird.errors import DataError, SpecError
-from tailorbird.spec import Spec
+from tailorbird.spec import Contestant, Spec
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,27 @@ def inputs_of(spec: Spec) -> Inputs:
     )
 
 
-def _brought(spec: Spec, contestant: Any) -> str | None:
+def _brought(spec: Spec, contestant: Contestant) -> str | None:
     """Content of an imported contestant's file or folder. Of a command only its line is known, which is in the spec."""
-    named = contestant.answers or contestant.adapter
-    if named is None:
+    path = brought_path(spec, contestant)
+    if path is None:
         return None
-    path: Path = spec.path(named)
-    if not path.exists():
-        where = f"contestant {contestant.label}: {path}"
-        raise SpecError("no such file or folder", where=where, remedy="relative paths start at the spec's folder")
     if path.is_file():
         return store.sha256_file(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return "sha256:" + store.sha256_json([[str(p.relative_to(path).as_posix()), store.sha256_file(p)] for p in files])
+
+
+def brought_path(spec: Spec, contestant: Contestant) -> Path | None:
+    """Where an imported contestant's file or folder lies; SpecError when nothing is there."""
+    named = contestant.answers or contestant.adapter
+    if named is None:
+        return None
+    path = spec.path(named)
+    if not path.exists():
+        where = f"contestant {contestant.label}: {path}"
+        raise SpecError("no such file or folder", where=where, remedy="relative paths start at the spec's folder")
+    return path
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:

@@ -60,10 +60,14 @@ def run_spec(
         comparison = store.read_json(folder.comparison)
         return Finished(folder.path, comparison, finished["exit_code"], finished["exit_codes"], again=True)
     with store.RunLock(folder.path):
-        events.emit("stage_started", label=None, stage="read data", total=0)
-        material = read_material(spec, lambda text: events.emit("note", text=text))
-        events.emit("stage_finished", label=None, stage="read data", seconds=time.perf_counter() - begun)
-        plan = decide(spec, material, folder, inputs)
+        try:
+            events.emit("stage_started", label=None, stage="read data", total=0)
+            material = read_material(spec, lambda text: events.emit("note", text=text))
+            events.emit("stage_finished", label=None, stage="read data", seconds=time.perf_counter() - begun)
+            plan = decide(spec, material, folder, inputs)
+        except BaseException:
+            folder.leave()
+            raise
         shop = Workshop(plan, material, inputs, folder, events, stop)
         announce(shop)
         try:
