@@ -52,12 +52,12 @@ def main() -> None:
             ids = ours.prompt(example.prompt)
             places, values = ours.top_logits(ids, ours.base.vocabulary)
             scores = {}
+            longest = max(map(len, labels.values()))
+            # One row at a time, its labels side by side; what stands behind a shorter label cannot be seen by it.
+            batch = [ids + tokens + [tokens[-1]] * (longest - len(tokens)) for tokens in labels.values()]
             with torch.no_grad():
-                first = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
-                worst = max(worst, float((first[places] - torch.tensor(values)).abs().max()))
-                longest = max(map(len, labels.values()))
-                batch = [ids + tokens + [tokens[-1]] * (longest - len(tokens)) for tokens in labels.values()]
-                logits = theirs(input_ids=torch.tensor(batch)).logits[:, -(longest + 1) :]
+                logits = theirs(input_ids=torch.tensor(batch), logits_to_keep=longest + 1).logits
+            worst = max(worst, float((logits[0, 0][places] - torch.tensor(values)).abs().max()))
             table = torch.log_softmax(logits.double(), -1)
             for place, (label, tokens) in enumerate(labels.items()):
                 scores[label] = sum(float(table[place, i, token]) for i, token in enumerate(tokens))
