@@ -143,7 +143,7 @@ def _task(spec: Spec, kind: str, rows: list[Row]) -> Task:
     except SpecError as error:
         place = error.where or "task"
         line = spec.line(place.split("."))
-        where = f"{spec.source}:{line}" if spec.source and line else place
+        where = f"{spec.source}:{line}" if spec.source and line else None
         raise SpecError(f"{place}: {error.what}", where=where, remedy=error.remedy) from None
 
 
