@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from tailorbird.bases.renderer import Renderer, RenderError, read_template, shared_head
+from tailorbird.bases.renderer import Renderer, RenderError, read_template
 from tailorbird.errors import ArtifactError
 from tailorbird.types import Message, Role
 
@@ -404,15 +404,6 @@ def test_the_texts_of_ids_join_to_the_whole_even_inside_characters(chatml: Rende
     assert len(texts) == len(ids)
     assert "".join(texts) == "é日🙂<|im_end|>a"
     assert texts[:2] == ["", "é"]
-
-
-@given(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=6))
-def test_shared_head_is_the_longest_common_beginning(prompts: list[list[int]]) -> None:
-    length = shared_head(prompts)
-    reference = 0
-    while prompts and all(len(p) > reference and p[reference] == prompts[0][reference] for p in prompts):
-        reference += 1
-    assert length == reference
 
 
 # --- speed ---------------------------------------------------------------------------------------------

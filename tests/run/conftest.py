@@ -126,7 +126,7 @@ def scripted(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
         if job.settings.get("learning_rate") == 0.0666:
             raise RuntimeError("the rehearsal fell over")
 
-    def opened(shop: Any, work: Any, calibrated: bool) -> Scripted:
+    def opened(shop: Any, work: Any) -> Scripted:
         return Scripted(RIGHT.get(work.entrant.technique, 0.5), dict(shop.task.labels))
 
     monkeypatch.setattr("tailorbird.customize.customize", customize)

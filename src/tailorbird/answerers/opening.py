@@ -65,7 +65,6 @@ def open_customization(
     device: str = "cpu",
     dtype: str | None = None,
     threads: int | None = None,
-    calibrated: bool = True,
     batch_tokens: int = 4096,
 ) -> LocalAnswerer:
     """Open what was exported and measured, verified. `dtype` None = the one it was measured in.
@@ -93,7 +92,6 @@ def open_customization(
         parts=parts,
         base=facts,
         batch_tokens=batch_tokens,
-        calibrated=calibrated,
         deployed_bytes=deployed_bytes(folder),
         trainable_parameters=int(manifest.training.get("trainable_parameters", 0)),
     )

@@ -25,7 +25,7 @@ from tailorbird.bases.tokens import Tokens, tokenizer_settings
 from tailorbird.errors import ArtifactError
 from tailorbird.types import Message, Role
 
-__all__ = ["RenderError", "Rendered", "Renderer", "shared_head"]
+__all__ = ["RenderError", "Rendered", "Renderer"]
 
 _PROBE = "qzq"  # a content that occurs in no template
 
@@ -357,18 +357,6 @@ def _check_vocabulary(folder: Path, tokens: Tokens) -> None:
             where=str(folder),
             remedy="the tokenizer is another model's or the embeddings were not resized: copy both from one model",
         )
-
-
-def shared_head(prompts: Sequence[list[int]]) -> int:
-    """Length of the longest beginning that all prompts share; 0 for none."""
-    if not prompts:
-        return 0
-    # Lists compare lexicographically: what the smallest and the largest share, all share.
-    low, high = min(prompts), max(prompts)
-    for length, (a, b) in enumerate(zip(low, high, strict=False)):
-        if a != b:
-            return length
-    return min(len(low), len(high))
 
 
 def _short(text: str) -> str:

@@ -43,14 +43,13 @@ class Chosen:
 
         return torch_device("auto")[0]
 
-    def open(self, *, calibrated: bool = True) -> LocalAnswerer:
+    def open(self) -> LocalAnswerer:
         from tailorbird.answerers.opening import open_customization
 
         return open_customization(
             self.folder,
             self.base_folder,
             device=self.device(),
-            calibrated=calibrated,
             batch_tokens=self.plan.micro_batch_tokens,
         )
 

@@ -102,7 +102,7 @@ def measured(
             watched = Watched(get())
             found = measure(watched, rows, shop.task, progress)
         write_outcomes(step.folder, found)
-        if calibrated and work.made.get("calibrated"):
+        if calibrated and work.entrant.technique == "zero_shot" and work.made.get("calibrated"):
             write_scores(step.folder, watched.seen)
         facts = watched.inner.cost_facts() if hasattr(watched.inner, "cost_facts") else {}
         reported = reported_latency(watched.seen)

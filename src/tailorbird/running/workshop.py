@@ -144,13 +144,13 @@ class Workshop:
         )
 
     @contextmanager
-    def opened(self, work: Work, *, calibrated: bool = True) -> Iterator[Callable[[], Any]]:
+    def opened(self, work: Work) -> Iterator[Callable[[], Any]]:
         """Opens the contestant's answerer when it is first asked for, and closes it at the end."""
         held: list[Any] = []
 
         def get() -> Any:
             if not held:
-                held.append(self.open(work, calibrated=calibrated))
+                held.append(self.open(work))
             return held[0]
 
         try:
@@ -160,7 +160,7 @@ class Workshop:
                 if hasattr(answerer, "close"):
                     answerer.close()
 
-    def open(self, work: Work, *, calibrated: bool = True) -> Answerer:
+    def open(self, work: Work) -> Answerer:
         """What is measured: a customization from its folder, a reference, or what the user brings along."""
         entrant, material = work.entrant, self.material
         source = entrant.source
@@ -174,7 +174,7 @@ class Workshop:
             from tailorbird.answerers.command import Command
 
             return Command(source["command"], float(entrant.timeout_seconds or 60), folder=material.spec.folder)
-        return self._open_local(work, calibrated)
+        return self._open_local(work)
 
     def _reference(self, name: str) -> Answerer:
         """Fitted once and kept: it is asked on Validation, for its latency and on Test."""
@@ -187,7 +187,7 @@ class Workshop:
             )
         return self.references[name]
 
-    def _open_local(self, work: Work, calibrated: bool) -> Answerer:
+    def _open_local(self, work: Work) -> Answerer:
         from tailorbird.answerers import opening
 
         plan, base = self.plan, self.material.base_folder
@@ -211,7 +211,6 @@ class Workshop:
             base,
             device=plan.device,
             threads=plan.threads,
-            calibrated=calibrated,
             batch_tokens=plan.micro_batch_tokens,
         )
 
