@@ -52,7 +52,7 @@ def generate(
         if produced + 1 == max_new_tokens or all(stop is not None for stop in stops):
             break
         embedded = model.embeddings(next_ids).unsqueeze(0)
-        longest = int(step.lengths.max()) + 1
+        longest = min(segments.few_sizes(int(step.lengths.max()) + 1), step.keys[0].shape[2])
         step.mask = (torch.arange(longest, device=model.device) <= step.lengths.unsqueeze(1))[:, None, None, :]
         hidden = model.hidden_states(embedded, step.positions, step)
         step.lengths = step.lengths + 1
@@ -64,14 +64,16 @@ def _room(record: KeyValues, cached: KeyValues | None, prompts: Sequence[Sequenc
     """Caches with room for the new tokens: [head | prompt | new], right-padded per row. A long head stays apart."""
     apart = cached is not None and cached.length >= segments.LONG_HEAD
     head = 0 if cached is None or apart else cached.length
-    capacity = head + max(map(len, prompts)) + new
+    longest = max(map(len, prompts))
+    capacity = head + longest + new
     keys, values = [], []
     for layer, (key, value) in enumerate(zip(record.keys, record.values, strict=True)):
-        rows, groups, length, size = key.shape
+        rows, groups, _, size = key.shape
         room_k, room_v = key.new_zeros(rows, groups, capacity, size), key.new_zeros(rows, groups, capacity, size)
         if head and cached is not None:
             room_k[:, :, :head], room_v[:, :, :head] = cached.keys[layer], cached.values[layer]
-        room_k[:, :, head : head + length], room_v[:, :, head : head + length] = key, value
+        own = slice(head, head + longest)
+        room_k[:, :, own], room_v[:, :, own] = key[:, :, :longest], value[:, :, :longest]
         keys.append(room_k)
         values.append(room_v)
     lengths = torch.tensor([head + len(prompt) for prompt in prompts], device=keys[0].device)

@@ -8,6 +8,10 @@ Letters: T flat tokens, h head tokens, S rows (segments), Q longest row, H heads
 
 Simplification: within attention rows are padded on the right to Q. Causality keeps real tokens from seeing padding,
 so no validity mask is needed; padding costs attention time only, which is small at the lengths we pack.
+
+Few sizes: T and Q are rounded up (by at most a sixteenth beyond 128), the flat sequence ends in tokens of no row. With
+ever new sizes oneDNN made new kernels at each step, and their long-lived bookkeeping tore the heap apart: after some
+hundred steps a step took twice as long and the process twice the memory.
 """
 
 from __future__ import annotations
@@ -47,8 +51,9 @@ class Segments:
     """The structure of one flat sequence, as attention needs it.
 
     gather: (S, Q) flat positions of each row's tokens (padding repeats the row's first token).
-    scatter: (T - h,) where each row token lies in the padded (S * Q) layout.
+    scatter: (T - h - padding,) where each row token lies in the padded (S * Q) layout.
     mask: (Q, h + Q) or (S, 1, Q, h + Q) bool, True = may attend.
+    padding: tokens at the end of the flat sequence that are of no row: nothing looks at them, they look at nothing.
     cached: keys and values of a head that was computed before (then h tokens are not part of the flat sequence).
     record: filled with this forward's keys and values, for a later forward to build on.
     """
@@ -57,6 +62,7 @@ class Segments:
     gather: Tensor
     scatter: Tensor
     mask: Tensor
+    padding: int = 0
     cached: KeyValues | None = None
     record: KeyValues | None = None
 
@@ -95,6 +101,12 @@ class Packed:
     ends: list[int]
 
 
+def few_sizes(count: int) -> int:
+    """`count` rounded up to one of sixteen sizes between powers of two (multiples of 8 below 128)."""
+    step = max(8, 1 << max(0, count.bit_length() - 5))
+    return -(-count // step) * step
+
+
 def pack(
     rows: Sequence[Sequence[int]],
     *,
@@ -114,7 +126,7 @@ def pack(
     context = cached.length if cached is not None else soft + len(head)
     in_flat = 0 if cached is not None else context
     lengths = [len(row) for row in rows]
-    longest = max(lengths)
+    longest = few_sizes(max(lengths))
     ids: list[int] = [] if cached is not None else list(head)
     positions: list[int] = [] if cached is not None else list(range(context))
     starts: list[int] = []
@@ -130,6 +142,9 @@ def pack(
         scatter.extend(range(number * longest, number * longest + len(row)))
         cursor += len(row)
         ends.append(cursor - 1)
+    padding = few_sizes(cursor) - cursor
+    ids.extend([0] * padding)
+    positions.extend([0] * padding)
     causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
     mask = torch.cat([causal.new_ones(longest, context), causal], dim=1) if context else causal
     segments = Segments(
@@ -137,6 +152,7 @@ def pack(
         gather=torch.tensor(gather, device=device),
         scatter=torch.tensor(scatter, device=device),
         mask=mask,
+        padding=padding,
         cached=cached,
     )
     return Packed(
@@ -290,6 +306,8 @@ def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float,
     flat = out.transpose(1, 2).reshape(-1, out.shape[1] * out.shape[3])  # (S * Q, H * D)
     flat = flat.index_select(0, s.scatter).view(-1, out.shape[1], out.shape[3])  # (T - h, H, D)
     outputs.append(flat)
+    if s.padding:
+        outputs.append(flat.new_zeros(s.padding, *flat.shape[1:]))
     return torch.cat(outputs, dim=0).unsqueeze(0)
 
 
