@@ -43,6 +43,7 @@ class Job:
     progress: Callable[[int, int, str], None] = lambda done, total, note: None
     stop: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda text: None
+    judged: Callable[[int, float | None], bool] = lambda step, loss: False
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -85,6 +85,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         checkpoint_steps=compute.checkpoint_steps,
         progress=job.progress,
         stop=job.stop,
+        judged=job.judged,
     )
     store.write_jsonl(job.work / "log.jsonl", best.log)
     if best.skipped:

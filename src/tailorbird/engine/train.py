@@ -80,8 +80,12 @@ def train(
     checkpoint_steps: int,
     progress: Callable[[int, int, str], None],
     stop: Callable[[], bool],
+    judged: Callable[[int, float | None], bool] = lambda step, loss: False,
 ) -> Best:
-    """Run `schedule.steps` steps, going on from the newest checkpoint; return the best point by the held-out loss."""
+    """Run `schedule.steps` steps, going on from the newest checkpoint; return the best point by the held-out loss.
+
+    `judged(step, held-out loss)` is told of each look at the Tuning rows; True ends the training there.
+    """
     optimizer = Optimizer(trainable.parameters, weight_decay, clip)
     run = _Run(optimizer, checkpoints)
     run.resume()
@@ -100,7 +104,10 @@ def train(
             optimizer.discard()
         run.record(value, norm, rate, tokens, applied)
         if run.step % source.steps_per_epoch == 0 or run.step == schedule.steps:
-            run.judge(held_out_loss(model, tuning, loss) if tuning is not None else None)
+            held_out = held_out_loss(model, tuning, loss) if tuning is not None else None
+            run.judge(held_out)
+            if judged(run.step, held_out):
+                break
         if run.step % checkpoint_steps == 0 and run.step < schedule.steps:
             run.save()
         if run.step % TIDY_STEPS == 0:
