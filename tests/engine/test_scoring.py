@@ -45,6 +45,20 @@ def test_a_trie_of_labels_scores_as_each_label_alone(
             assert math.isclose(score, flat(exact, head + prompt, label), abs_tol=1e-4)
 
 
+@pytest.mark.parametrize("explicit", [0, 4_000_000])
+def test_a_long_head_is_looked_back_at_without_a_copy_for_each_row(
+    exact: Model, monkeypatch: pytest.MonkeyPatch, explicit: int
+) -> None:
+    """Above `LONG_HEAD` tokens the rows meet the head's keys in one product: the same scores, whichever kernel."""
+    head, labels = [3, 1, 4, 1, 5], [(1, 255), (1, 2, 255), (2, 3, 255)]
+    prompts = [[5], [9, 2, 6], [5, 3]]
+    copied = score_labels(exact, prompts, Trie.of(labels), exact.cache_head(head))
+    monkeypatch.setattr(segments, "LONG_HEAD", 1)
+    monkeypatch.setattr(segments, "EXPLICIT_WEIGHTS", explicit)
+    once = score_labels(exact, prompts, Trie.of(labels), exact.cache_head(head))
+    assert torch.allclose(copied, once, rtol=0, atol=1e-9)
+
+
 def test_a_label_may_begin_another() -> None:
     """ "card" + end and "card arrival" + end share their first token only; no end token is a node of its own."""
     trie = Trie.of([(7, 255), (7, 8, 255)])
@@ -61,8 +75,13 @@ def test_log_probabilities_of_marked_tokens(exact: Model) -> None:
     assert math.isclose(found, flat(exact, [5, 6], (7, 8)), abs_tol=1e-5)
 
 
+@pytest.mark.parametrize("long_head", [1, 256])
 @pytest.mark.parametrize("count", [1, 3])
-def test_greedy_answers_equal_those_of_transformers(model: Model, count: int) -> None:
+def test_greedy_answers_equal_those_of_transformers(
+    model: Model, monkeypatch: pytest.MonkeyPatch, count: int, long_head: int
+) -> None:
+    """The head's keys copied to each row's cache, or held once for all."""
+    monkeypatch.setattr(segments, "LONG_HEAD", long_head)
     prompts = [[10, 20, 30, 40], [99], [7, 7, 7, 7, 7, 7]][:count]
     head = [1, 2]
     ours = generate(model, prompts, max_new_tokens=12, end_ids=frozenset({255}), cached=model.cache_head(head))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tailorbird.engine.segments import Packed, pack
+from tailorbird.engine.segments import Packed, few_sizes, pack
 
 
 def stream(seed: int, *names: object) -> int:
@@ -114,8 +114,10 @@ class RowSource:
                     places.append(start + i - h - 1)
                     targets.append(row.ids[i])
                     weights.append(row.weight)
-        device = self.device
+        device, total = self.device, sum(weights)
+        unused = few_sizes(len(places)) - len(places)  # of weight 0: see segments, "Few sizes"
+        places += [0] * unused
+        targets += [0] * unused
+        weights += [0.0] * unused
         weight = torch.tensor(weights, dtype=torch.float32, device=device)
-        return Batch(
-            packed, torch.tensor(places, device=device), torch.tensor(targets, device=device), weight, sum(weights)
-        )
+        return Batch(packed, torch.tensor(places, device=device), torch.tensor(targets, device=device), weight, total)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tailorbird.engine import segments
 from tailorbird.engine.model import Model
 from tailorbird.engine.segments import DecodeStep, KeyValues, pack
 from tailorbird.types import Stop
@@ -51,26 +52,29 @@ def generate(
         if produced + 1 == max_new_tokens or all(stop is not None for stop in stops):
             break
         embedded = model.embeddings(next_ids).unsqueeze(0)
-        longest = int(step.lengths.max()) + 1
+        longest = min(segments.few_sizes(int(step.lengths.max()) + 1), step.keys[0].shape[2])
         step.mask = (torch.arange(longest, device=model.device) <= step.lengths.unsqueeze(1))[:, None, None, :]
-        hidden = model.hidden_states(embedded, step.lengths, step)
+        hidden = model.hidden_states(embedded, step.positions, step)
         step.lengths = step.lengths + 1
         next_ids = model.logits(hidden).float().argmax(-1)
     return [Generated(tokens, stop or Stop.LENGTH) for tokens, stop in zip(answers, stops, strict=True)]
 
 
 def _room(record: KeyValues, cached: KeyValues | None, prompts: Sequence[Sequence[int]], new: int) -> DecodeStep:
-    """Caches with room for the new tokens: [head | prompt | new], right-padded per row."""
-    head = cached.length if cached is not None else 0
-    capacity = head + max(map(len, prompts)) + new
+    """Caches with room for the new tokens: [head | prompt | new], right-padded per row. A long head stays apart."""
+    apart = cached is not None and cached.length >= segments.LONG_HEAD
+    head = 0 if cached is None or apart else cached.length
+    longest = max(map(len, prompts))
+    capacity = head + longest + new
     keys, values = [], []
     for layer, (key, value) in enumerate(zip(record.keys, record.values, strict=True)):
-        rows, groups, length, size = key.shape
+        rows, groups, _, size = key.shape
         room_k, room_v = key.new_zeros(rows, groups, capacity, size), key.new_zeros(rows, groups, capacity, size)
-        if cached is not None:
+        if head and cached is not None:
             room_k[:, :, :head], room_v[:, :, :head] = cached.keys[layer], cached.values[layer]
-        room_k[:, :, head : head + length], room_v[:, :, head : head + length] = key, value
+        own = slice(head, head + longest)
+        room_k[:, :, own], room_v[:, :, own] = key[:, :, :longest], value[:, :, :longest]
         keys.append(room_k)
         values.append(room_v)
     lengths = torch.tensor([head + len(prompt) for prompt in prompts], device=keys[0].device)
-    return DecodeStep(keys, values, lengths, mask=torch.empty(0))
+    return DecodeStep(keys, values, lengths, mask=torch.empty(0), cached=cached if apart else None)

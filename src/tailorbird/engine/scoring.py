@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tailorbird.engine.model import LOGIT_ROWS, Model
-from tailorbird.engine.segments import KeyValues, Packed, Segments, pack
+from tailorbird.engine.segments import KeyValues, Packed, Segments, few_sizes, pack
 
 
 @dataclass
@@ -75,7 +76,7 @@ def _layout(
 ) -> tuple[Packed, Tensor]:
     """Flat batch of prompts each followed by the trie, and (S, P) flat positions of the nodes that are read."""
     context = cached.length if cached is not None else 0
-    longest, n = max(map(len, prompts)), len(trie.tokens)
+    longest, n = few_sizes(max(map(len, prompts))), len(trie.tokens)
     depths = trie.depths()
     width = longest + n
     mask = torch.zeros(len(prompts), 1, width, context + width, dtype=torch.bool)
@@ -97,11 +98,15 @@ def _layout(
         mask[s, 0, longest:, context + longest :] = seen
         cursor += length + n
         ends.append(cursor - 1)
+    padding = few_sizes(cursor) - cursor
+    ids += [0] * padding
+    positions += [0] * padding
     segments = Segments(
         head=0,
         gather=torch.tensor(gather, device=device),
         scatter=torch.tensor(scatter, device=device),
         mask=mask.to(device),
+        padding=padding,
         cached=cached,
     )
     packed = Packed(torch.tensor(ids, device=device), torch.tensor(positions, device=device), segments, starts, ends)
@@ -122,11 +127,14 @@ def score_labels(model: Model, prompts: Sequence[Sequence[int]], trie: Trie, cac
     prompts: token ids behind a head (soft prompt included) whose keys are `cached`.
     """
     batch, read = _layout(prompts, trie, cached, model.device)
-    hidden = model.forward(batch)[read.reshape(-1)]  # (S * P, hidden)
+    count = read.numel()
+    read = F.pad(read.reshape(-1), (0, few_sizes(count) - count))
+    hidden = model.forward(batch)[read]  # (S * P and some more, hidden)
     nodes = torch.tensor([node for node, _ in trie.pairs], device=model.device)
     children = torch.tensor([token for _, token in trie.pairs], device=model.device)
     normalizers = torch.cat([_log_sum_exp(model.logits(part)) for part in hidden.split(LOGIT_ROWS)])
-    normalizers = normalizers.view(len(prompts), -1)  # (S, P)
+    hidden = hidden[:count]
+    normalizers = normalizers[:count].view(len(prompts), -1)  # (S, P)
     # The wanted logits themselves in fp32, whatever the compute dtype: a bf16 logit near 20 is only good to 0.06.
     weight = model.output.weight[children].float()  # type: ignore[union-attr, index]
     at_nodes = hidden.view(len(prompts), -1, hidden.shape[-1]).float()[:, nodes]  # (S, C, hidden)

@@ -8,6 +8,10 @@ Letters: T flat tokens, h head tokens, S rows (segments), Q longest row, H heads
 
 Simplification: within attention rows are padded on the right to Q. Causality keeps real tokens from seeing padding,
 so no validity mask is needed; padding costs attention time only, which is small at the lengths we pack.
+
+Few sizes: T and Q are rounded up (by at most a sixteenth beyond 128), the flat sequence ends in tokens of no row. With
+ever new sizes oneDNN made new kernels at each step, and their long-lived bookkeeping tore the heap apart: after some
+hundred steps a step took twice as long and the process twice the memory.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from torch.nn import functional as F
 
 NAME = "tailorbird_segments"
 EXPLICIT_WEIGHTS = 4_000_000  # attention weights (rows x heads x queries x keys) up to which they are held
+LONG_HEAD = 256  # tokens of a cached head from which on its keys are not copied to every row
 
 
 class KeyValues:
@@ -46,8 +51,9 @@ class Segments:
     """The structure of one flat sequence, as attention needs it.
 
     gather: (S, Q) flat positions of each row's tokens (padding repeats the row's first token).
-    scatter: (T - h,) where each row token lies in the padded (S * Q) layout.
+    scatter: (T - h - padding,) where each row token lies in the padded (S * Q) layout.
     mask: (Q, h + Q) or (S, 1, Q, h + Q) bool, True = may attend.
+    padding: tokens at the end of the flat sequence that are of no row: nothing looks at them, they look at nothing.
     cached: keys and values of a head that was computed before (then h tokens are not part of the flat sequence).
     record: filled with this forward's keys and values, for a later forward to build on.
     """
@@ -56,6 +62,7 @@ class Segments:
     gather: Tensor
     scatter: Tensor
     mask: Tensor
+    padding: int = 0
     cached: KeyValues | None = None
     record: KeyValues | None = None
 
@@ -66,12 +73,21 @@ class Segments:
 
 @dataclass
 class DecodeStep:
-    """One generated token a row: `lengths[s]` keys are already in the row's cache, the new one goes behind them."""
+    """One generated token a row: `lengths[s]` keys are already in the row's cache, the new one goes behind them.
 
-    keys: list[Tensor]  # per layer (S, G, capacity, D)
+    `cached`: the head's keys, which stand before all of them and are held once.
+    """
+
+    keys: list[Tensor]  # per layer (S, G, capacity, D), the rows' own
     values: list[Tensor]
     lengths: Tensor  # (S,)
     mask: Tensor  # (S, 1, 1, longest) bool
+    cached: KeyValues | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """(S,) of the new tokens."""
+        return self.lengths + (self.cached.length if self.cached is not None else 0)
 
 
 @dataclass
@@ -83,6 +99,12 @@ class Packed:
     segments: Segments
     starts: list[int]
     ends: list[int]
+
+
+def few_sizes(count: int) -> int:
+    """`count` rounded up to one of sixteen sizes between powers of two (multiples of 8 below 128)."""
+    step = max(8, 1 << max(0, count.bit_length() - 5))
+    return -(-count // step) * step
 
 
 def pack(
@@ -104,7 +126,7 @@ def pack(
     context = cached.length if cached is not None else soft + len(head)
     in_flat = 0 if cached is not None else context
     lengths = [len(row) for row in rows]
-    longest = max(lengths)
+    longest = few_sizes(max(lengths))
     ids: list[int] = [] if cached is not None else list(head)
     positions: list[int] = [] if cached is not None else list(range(context))
     starts: list[int] = []
@@ -120,6 +142,9 @@ def pack(
         scatter.extend(range(number * longest, number * longest + len(row)))
         cursor += len(row)
         ends.append(cursor - 1)
+    padding = few_sizes(cursor) - cursor
+    ids.extend([0] * padding)
+    positions.extend([0] * padding)
     causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
     mask = torch.cat([causal.new_ones(longest, context), causal], dim=1) if context else causal
     segments = Segments(
@@ -127,6 +152,7 @@ def pack(
         gather=torch.tensor(gather, device=device),
         scatter=torch.tensor(scatter, device=device),
         mask=mask,
+        padding=padding,
         cached=cached,
     )
     return Packed(
@@ -164,6 +190,63 @@ def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sca
     weights = (weights * scaling).masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
     out = torch.matmul(weights.view(rows, groups, -1, keys), value)  # (S, G, H/G * Q, D)
     return out.view(rows, heads, length, size)
+
+
+def _behind_head(
+    query: Tensor, head: tuple[Tensor, Tensor], key: Tensor, value: Tensor, mask: Tensor, scaling: float
+) -> Tensor:
+    """Attention of rows to a head that they share and to their own keys, without copying the head for each row.
+
+    query (S, H, Q, D), head (1, G, h, D) twice, key and value (S, G, K, D), mask (Q, K) or (S, 1, Q, K) over the own
+    keys -> (S, H, Q, D). All rows' queries meet the head in one product; the two parts, each normalized by itself, are
+    weighted by their shares of the common denominator. For inference: 9 x as fast as copies at 180 rows of 22 tokens
+    behind 1,600.
+    """
+    rows, groups, size = query.shape[0], key.shape[1], query.shape[3]
+    asked = query.reshape(rows, groups, -1, size)  # (S, G, H/G * Q, D)
+    found = _to_head(asked.transpose(0, 1).reshape(1, groups, -1, size), *head, scaling)
+    back, back_sum = (x.view(groups, rows, asked.shape[2], -1).transpose(0, 1) for x in found)
+    own, own_sum = _to_own(query, key, value, mask, scaling)
+    own, own_sum = own.reshape(asked.shape), own_sum.reshape(*asked.shape[:3], 1)
+    total = torch.logaddexp(back_sum, own_sum)
+    out = back * (back_sum - total).exp() + own * (own_sum - total).exp()
+    return out.to(value.dtype).reshape(query.shape)
+
+
+def _to_head(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """query (1, G, N, D) to all of (1, G, h, D): the outputs and log sum exp of the scores (1, G, N)."""
+    if query.device.type == "cpu":
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scaling)
+        return found[0], found[1]
+    at_once = max(1, EXPLICIT_WEIGHTS // (key.shape[1] * key.shape[2]))
+    parts = [_explicit(part, key, value, None, scaling) for part in query.split(at_once, dim=2)]
+    return torch.cat([out for out, _ in parts], dim=2), torch.cat([total for _, total in parts], dim=2)
+
+
+def _to_own(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """query (S, H, Q, D) to the keys (S, G, K, D) that `mask` lets it see: the outputs and log sum exp (S, H, Q)."""
+    rows, heads, length, size = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    if query.device.type == "cpu" and rows * heads * length * keys > EXPLICIT_WEIGHTS:
+        key, value = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
+        added = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+        added = added if added.dim() == 4 else added.expand(rows, 1, length, keys)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, attn_mask=added, scale=scaling
+        )
+        return found[0], found[1]
+    asked = query.reshape(rows, groups, heads // groups, length, size)
+    seen = mask if mask.dim() == 2 else mask.unsqueeze(1)
+    out, total = _explicit(asked, key.unsqueeze(2), value.unsqueeze(2), seen, scaling)
+    return out.reshape(query.shape), total.reshape(query.shape[:3])
+
+
+def _explicit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> tuple[Tensor, Tensor]:
+    weights = at_least_float32(torch.matmul(query, key.transpose(-2, -1))) * scaling
+    if mask is not None:
+        weights = weights.masked_fill(~mask, float("-inf"))
+    total = weights.logsumexp(-1)
+    return torch.matmul((weights - total.unsqueeze(-1)).exp().to(value.dtype), value), total
 
 
 def _rows_of(x: Tensor, gather: Tensor) -> Tensor:
@@ -211,14 +294,20 @@ def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float,
     rows_query, rows_key, rows_value = (_rows_of(x, s.gather) for x in (query, key, value))
     if s.record is not None:
         s.record.add(layer, rows_key, rows_value)
-    if h or s.cached is not None:
-        size = (s.rows, -1, -1, -1)
-        rows_key = torch.cat([head_key.expand(size), rows_key], dim=2)
-        rows_value = torch.cat([head_value.expand(size), rows_value], dim=2)
-    out = _grouped(rows_query, rows_key, rows_value, s.mask, scale)  # (S, H, Q, D)
+    if s.cached is not None and s.cached.length >= LONG_HEAD:
+        own = s.mask[..., s.cached.length :]
+        out = _behind_head(rows_query, (head_key, head_value), rows_key, rows_value, own, scale)
+    else:
+        if h or s.cached is not None:
+            size = (s.rows, -1, -1, -1)
+            rows_key = torch.cat([head_key.expand(size), rows_key], dim=2)
+            rows_value = torch.cat([head_value.expand(size), rows_value], dim=2)
+        out = _grouped(rows_query, rows_key, rows_value, s.mask, scale)  # (S, H, Q, D)
     flat = out.transpose(1, 2).reshape(-1, out.shape[1] * out.shape[3])  # (S * Q, H * D)
     flat = flat.index_select(0, s.scatter).view(-1, out.shape[1], out.shape[3])  # (T - h, H, D)
     outputs.append(flat)
+    if s.padding:
+        outputs.append(flat.new_zeros(s.padding, *flat.shape[1:]))
     return torch.cat(outputs, dim=0).unsqueeze(0)
 
 
@@ -228,7 +317,12 @@ def _decode(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float,
     step.values[layer][rows, :, step.lengths] = value[0].transpose(0, 1)
     longest = step.mask.shape[-1]
     keys, values = step.keys[layer][:, :, :longest], step.values[layer][:, :, :longest]
-    out = _grouped(query[0].transpose(0, 1).unsqueeze(2), keys, values, step.mask, scale)  # (S, H, 1, D)
+    asked = query[0].transpose(0, 1).unsqueeze(2)  # (S, H, 1, D)
+    if step.cached is not None:
+        head = (step.cached.keys[layer], step.cached.values[layer])
+        out = _behind_head(asked, head, keys, values, step.mask, scale)
+    else:
+        out = _grouped(asked, keys, values, step.mask, scale)
     return out.squeeze(2).unsqueeze(0)
 
 
