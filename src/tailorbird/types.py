@@ -183,9 +183,11 @@ class Answerer(Protocol):
 
 
 class Scorer(Protocol):
-    """Local models only: bits needed to code each text, for forgetting."""
+    """Local models only, for forgetting: bits needed to code each text, and how far the answers to prompts moved."""
 
     def bits(self, texts: Sequence[str]) -> Iterator[float]: ...
+    def walks(self, conversations: Sequence[Conversation], *, max_new_tokens: int) -> Sequence[Any]: ...
+    def kl(self, walks: Sequence[Any], base: Any) -> Iterator[float]: ...
 
 
 @dataclass(frozen=True, slots=True)
