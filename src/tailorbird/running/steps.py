@@ -36,6 +36,8 @@ def making_inputs(shop: Workshop, work: Work) -> dict[str, Any]:
     }
     if entrant.kind != "imported":
         inputs |= {"train": shop.row_ids("train"), "tuning": shop.row_ids("tuning"), "seed": shop.plan.seed}
+    if replay := shop.material.replay_for(entrant.replay):
+        inputs["replay"] = store.sha256_json([[row.id, row.weight] for row in replay])
     if entrant.kind == "technique" or "adapter" in entrant.source:
         inputs["compute"] = shop.compute_inputs()
     return inputs if task.labels else {**inputs, "max_new_tokens": task.max_new_tokens}
