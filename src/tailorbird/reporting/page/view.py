@@ -53,6 +53,7 @@ def build(data: ReportInput) -> dict[str, Any]:
         "shows_rows": data.shows_rows,
         "suspects": suspects(data),
         "slices": worst_slices(comparison, veil),
+        "sources": by_source(comparison, veil),
         "rendered": rendered(data),
         "data": {
             "pairs": facts.data_pairs(data, veil),
@@ -239,6 +240,25 @@ def suspects(data: ReportInput) -> dict[str, Any]:
         )
     shown = data.shows_rows or data.comparison.get("task") == "classify"
     return {"lines": lines if shown else [], "total": len(data.suspects)}
+
+
+def by_source(comparison: JSON, veil: Veil) -> dict[str, Any]:
+    """Names of the sources of a collection, and a line a contestant: its score and interval on each of them."""
+    rows = [(row, (row.get("slices") or {}).get("sources") or {}) for row in in_order(comparison)]
+    names = sorted({name for _, found in rows for name in found})
+    metric, lines = comparison["metric"], []
+    for row, found in rows:
+        cells = [
+            (numbers.score(one["score"], metric), numbers.interval(one["low"], one["high"], metric))
+            if one
+            else ("", "")
+            for one in (found.get(name) for name in names)
+        ]
+        if found:
+            lines.append({"label": row["label"], "kind": row["kind"], "cells": cells})
+    counts = [next((found[name] for _, found in rows if name in found)) for name in names]
+    heads = [(str(veil(name)), numbers.count(one["n"])) for name, one in zip(names, counts, strict=True)]
+    return {"heads": heads, "lines": lines, "split": counts[0]["split"] if counts else ""}
 
 
 def worst_slices(comparison: JSON, veil: Veil) -> list[dict[str, str]]:
