@@ -18,7 +18,9 @@ from tailorbird.spec import (
     BaseSpec,
     Contestant,
     DataSpec,
+    ExampleSource,
     Limits,
+    ReplaySpec,
     ReportSpec,
     Requirements,
     Spec,
@@ -28,8 +30,9 @@ from tailorbird.spec import (
 
 DOCS = Path(__file__).resolve().parent
 SECTIONS: list[tuple[str, type[BaseModel]]] = [
-    ("base", BaseSpec), ("data", DataSpec), ("task", TaskSpec), ("contestants[]", Contestant),
-    ("requirements", Requirements), ("limits", Limits), ("split", SplitSpec), ("report", ReportSpec),
+    ("base", BaseSpec), ("data", DataSpec), ("data.examples[]", ExampleSource), ("data.replay", ReplaySpec),
+    ("task", TaskSpec), ("contestants[]", Contestant), ("requirements", Requirements), ("limits", Limits),
+    ("split", SplitSpec), ("report", ReportSpec),
 ]  # fmt: skip
 HEAD = """# The spec
 
@@ -70,7 +73,7 @@ def type_text(annotation: Any) -> str:
     if origin in (list, tuple):
         return f"list of {type_text(arguments[0])}"
     if arguments:
-        return " or ".join(type_text(a) for a in arguments if a is not type(None))
+        return " or ".join(dict.fromkeys(type_text(a) for a in arguments if a is not type(None)))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "yes/no (`true`, `false`)"}.get(

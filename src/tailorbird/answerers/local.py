@@ -18,6 +18,7 @@ import torch
 from tailorbird.artifacts.parts import Parts
 from tailorbird.bases.renderer import Renderer
 from tailorbird.engine import low_rank
+from tailorbird.engine.divergence import Walk, divergences
 from tailorbird.engine.generation import generate
 from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.model import Model
@@ -262,6 +263,26 @@ class LocalAnswerer:
             rows.append((ids, [False] + [True] * (len(ids) - 1)))
         for value in self._log_probabilities(rows):
             yield -value / math.log(2.0)
+
+    def walks(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int) -> list[Walk]:
+        """This answerer's greedy answers as walks: the ids up to the last prediction, its end of turn included."""
+        prompts = [self.prompt(messages) for messages in conversations]
+        found: dict[int, Walk] = {}
+        with self.attached() as model:
+            for numbers, ids, cached in self._grouped(prompts, model, max_new_tokens):
+                made = generate(model, ids, max_new_tokens=max_new_tokens, end_ids=self._end_ids, cached=cached)
+                for number, one in zip(numbers, made, strict=True):
+                    prompt = prompts[number]
+                    answer = one.tokens if one.stop is Stop.END else one.tokens[:-1]  # nothing follows the last one
+                    found[number] = Walk((*prompt, *answer), len(prompt) - 1)
+        return [found[i] for i in range(len(prompts))]
+
+    def kl(self, walks: Sequence[Walk], base: LocalAnswerer) -> Iterator[float]:
+        """Sum of KL(base || this) over the positions of each walk, nats, with this customization's parts in place."""
+        virtual = 0 if self.parts.soft is None else int(self.parts.soft.shape[0])
+        for batch in self._batches([(i, list(walk.ids)) for i, walk in enumerate(walks)], 0, virtual):
+            yield from divergences(base.attached, self.attached, [walks[i] for i, _ in batch])
+        give_back_freed_memory()
 
     def _log_probabilities(self, rows: list[tuple[list[int], list[bool]]]) -> list[float]:
         found = [0.0] * len(rows)

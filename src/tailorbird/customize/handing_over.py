@@ -60,6 +60,7 @@ def hand_over(
             "data": {
                 "train_rows": len(job.train),
                 "tuning_rows": len(job.tuning),
+                "replay_rows": len(job.replay),
                 "train": "sha256:" + store.sha256_json([row.id for row in job.train]),
                 "seed": job.seed,
             },

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.artifacts.parts import Decode, Prompt
-from tailorbird.types import BaseFacts, Row, Train, Tuning
+from tailorbird.types import BaseFacts, Replay, Row, Train, Tuning
 
 if TYPE_CHECKING:
     from tailorbird.tasks import Task
@@ -27,7 +27,8 @@ class Compute:
 
 @dataclass
 class Job:
-    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl."""
+    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl. `replay`: general talk that a
+    training meets beside Train; a search is shown none of it."""
 
     label: str
     technique: str
@@ -45,6 +46,7 @@ class Job:
     note: Callable[[str], None] = lambda text: None
     judged: Callable[[int, float | None], bool] = lambda step, loss: False
     notes: list[str] = field(default_factory=list)
+    replay: Replay = field(default_factory=lambda: Replay(()))
 
     @property
     def prompt(self) -> Prompt:

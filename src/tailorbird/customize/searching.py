@@ -11,7 +11,7 @@ from tailorbird.artifacts.parts import Parts, Prompt
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
 from tailorbird.techniques.base import Prompted, SearchContext, Technique
-from tailorbird.types import Message, Role, Row
+from tailorbird.types import Message, Role, Row, Train
 
 if TYPE_CHECKING:
     from tailorbird.answerers.local import LocalAnswerer
@@ -78,7 +78,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     context = SearchContext(
         instruction=job.prompt.instruction,
         decode=job.decode,
-        train=job.train,
+        train=Train({row.id: row for row in job.train}.values()),  # a row that is met twice is shown once
         tuning=job.tuning,
         rng=random.Random(stream(job.seed, "search", technique.name)),
         fits=fits,

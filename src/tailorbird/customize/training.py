@@ -37,6 +37,16 @@ def encode(renderer: Renderer, task: Task, prompt: Prompt, row: Row, context: in
     return Encoded(tuple(rendered.ids), tuple(rendered.supervised), row.weight)
 
 
+def encode_replay(renderer: Renderer, row: Row, context: int) -> Encoded:
+    """A general conversation as it stands, without the task's instruction: what is kept is the base's own talk."""
+    from tailorbird.engine.batches import Encoded
+
+    rendered = renderer.row(row.messages, row.supervised)
+    if len(rendered.ids) > context:
+        raise DataError(f"{len(rendered.ids)} tokens are more than the context of {context}", where=str(row.place))
+    return Encoded(tuple(rendered.ids), tuple(rendered.supervised), row.weight)
+
+
 def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     import torch
 
@@ -57,8 +67,10 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     trainable = technique.trainable(model, settings, generator)
     soft = model.virtual_tokens
 
-    def source(rows: Sequence[Row]) -> RowSource:
-        encoded = [encode(renderer, job.task, job.prompt, row, job.base.context - soft) for row in rows]
+    def source(rows: Sequence[Row], replay: Sequence[Row] = ()) -> RowSource:
+        room = job.base.context - soft
+        encoded = [encode(renderer, job.task, job.prompt, row, room) for row in rows]
+        encoded += [encode_replay(renderer, row, room) for row in replay]
         return RowSource(
             encoded,
             batch_rows=settings.batch_rows,
@@ -68,7 +80,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             device=compute.device,
         )
 
-    rows = source(job.train)
+    rows = source(job.train, job.replay)
     schedule = Schedule(
         settings.learning_rate, settings.epochs * rows.steps_per_epoch, settings.warmup_share, settings.schedule
     )

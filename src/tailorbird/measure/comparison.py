@@ -24,6 +24,7 @@ from tailorbird.types import JSON, Difference, Kind, Measurement, Outcome, Split
 
 SCHEMA = 1
 BASE_TECHNIQUE = "zero_shot"
+SOURCE = "source="  # how a slice of a collection's data set is named
 SPLITS: tuple[SplitName, ...] = ("validation", "test")
 NOT_STABLE = ("train_seconds", "peak_memory_mb", "latency_ms", "energy", "money")
 ONE_SEED = "this checkpoint, on rows like these"
@@ -262,13 +263,16 @@ def _score(record: Record, split: str) -> JSON | None:
 
 
 def _slices(record: Record, task: str) -> JSON:
-    """The worst part on Test where it was opened, else on Validation; `of`: how many parts it is the worst of."""
+    """The worst part on Test where it was opened, else on Validation; `of`: how many parts it is the worst of.
+    `sources`: every data set of a collection by its name."""
     split = next((s for s in reversed(SPLITS) if record.outcomes(s)), None)
     if split is None:
         return {"worst": None}
     found = slices(record.outcomes(split), by_label=task == "classify")
     lowest = worst(found)
-    return {"worst": None if lowest is None else {**asdict(lowest), "split": split, "of": len(found)}}
+    worst_one = None if lowest is None else {**asdict(lowest), "split": split, "of": len(found)}
+    sources = {s.name.removeprefix(SOURCE): asdict(s) | {"split": split} for s in found if s.name.startswith(SOURCE)}
+    return {"worst": worst_one} | ({"sources": sources} if sources else {})
 
 
 def _recommendation(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from tailorbird.artifacts.parts import Prompt
 from tailorbird.tasks import Task
-from tailorbird.types import JSON, BaseFacts, Conversation, Machine, Message, Role, Row
+from tailorbird.types import JSON, BaseFacts, Conversation, Machine, Row
 
 SAMPLE_ROWS = 400  # read evenly, plus the longest by characters: token counts of a large file in under a second
 LONGEST_ROWS = 20
@@ -55,11 +56,10 @@ def measure_lengths(renderer: Tokens, task: Task, rows: Sequence[Row]) -> Length
     step = max(1, len(rows) // SAMPLE_ROWS)
     sample = list(rows[::step])
     longest = sorted(rows, key=lambda row: -sum(len(m.content) for m in row.messages))[:LONGEST_ROWS]
-    system = (Message(Role.SYSTEM, task.instruction),) if task.instruction else ()
+    served = Prompt(task.instruction)
 
     def lengths(row: Row) -> tuple[list[int], int]:
-        own_system = any(m.role is Role.SYSTEM for m in row.prompt)
-        prompt = renderer.prompt(row.prompt if own_system else (*system, *row.prompt))
+        prompt = renderer.prompt(served.conversation(row.prompt))
         said = task.labels.get(row.label or "", row.answer) if task.labels else row.answer
         return prompt, len(renderer.answer(said))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tailorbird.data.replay import replay_rows
 from tailorbird.errors import ResourceError, SpecError
 from tailorbird.plan.claims import Claims
 from tailorbird.plan.document import Entrant, Plan, Reading
@@ -32,8 +33,13 @@ DEFAULT_TIMEOUT = 60.0
 def reading(spec: Spec, claims: Claims | None = None) -> Reading:
     """How the rows are to be read and split."""
     take = (claims or Claims(spec)).take
+    take("data", "examples")
+    replay = spec.data.replay
+    if replay is not None:
+        for name in type(replay).model_fields:
+            take("data", "replay", name)
     return Reading(
-        examples=tuple(take("data", "examples")),
+        examples=tuple(spec.data.paths),
         test=take("data", "test"),
         validation=take("data", "validation"),
         shape=take("data", "shape"),
@@ -44,6 +50,10 @@ def reading(spec: Spec, claims: Claims | None = None) -> Reading:
         overlap=take("data", "overlap"),
         sizes={name: take("split", name) for name in SPLITS},
         seed=take("seed"),
+        sheet=take("data", "sheet"),
+        supervise=take("data", "supervise"),
+        sources=tuple(source.model_dump(mode="json") for source in spec.data.sources),
+        replay=None if replay is None else replay.model_dump(mode="json"),
     )
 
 
@@ -59,6 +69,9 @@ def make_plan(spec: Spec, facts: Facts) -> Plan:
     memory_bytes = int(limit * 1e9) if limit else _available(facts)
     retention = claims.take("data", "retention")
     entrants, notes = _entrants(claims, facts, dtype, tokens, retention, memory_bytes)
+    if read.replay is not None and not any(e.replay for e in entrants):
+        claims.taken.discard(("data", "replay", "path"))
+        claims.has_no_effect("data", "replay", "path", because="no contestant is trained on it")
     requirements = {
         name: value
         for name in type(spec.requirements).model_fields
@@ -224,6 +237,7 @@ def _other(claims: Claims, contestant: Contestant, facts: Facts) -> Entrant | No
             claims.has_no_effect(
                 "contestants", label, name, because=f"{contestant.technique or 'an imported one'} has no settings"
             )
+    claims.has_no_effect("contestants", label, "replay", because="only what is trained here meets data.replay")
     if contestant.command is not None:
         claims.take_contestant(label, "timeout_seconds")
     else:
@@ -255,8 +269,10 @@ def _technique(
     effective = _settings(claims, contestant, technique, facts)
     if effective is None:
         return None
+    replay = _replay(claims, contestant, trained=technique.trained)
+    rows = facts.sizes["train"] + replay_rows(facts.sizes["train"], replay)
     guess: Estimate = estimate(
-        facts,
+        replace(facts, sizes={**facts.sizes, "train": rows}),
         name,
         trained=technique.trained,
         settings=effective,
@@ -268,7 +284,7 @@ def _technique(
         label=label,
         kind="technique",
         technique=name,
-        asked=dict(contestant.settings),
+        asked=dict(contestant.settings) | ({} if contestant.replay is None else {"replay": contestant.replay}),
         effective=effective,
         revision=technique.revision,
         trained=technique.trained,
@@ -276,6 +292,7 @@ def _technique(
         checkpoint_steps=_checkpoint_steps(guess),
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
+        replay=replay,
     )
     if facts.task.kind not in technique.tasks:
         note = f"{name} is for {', '.join(sorted(technique.tasks))}; this task is {facts.task.kind}"
@@ -284,6 +301,17 @@ def _technique(
         note = f"needs about {guess.memory_bytes / 1e9:.1f} GB of memory, {memory_bytes / 1e9:.1f} GB may be used"
         return replace(entrant, state="skipped", note=note)
     return entrant
+
+
+def _replay(claims: Claims, contestant: Contestant, *, trained: bool) -> float:
+    """The part of general conversations in its rows: its own `replay`, else the share of `data.replay`."""
+    given = claims.spec.data.replay
+    if given is not None and trained:
+        claims.take_contestant(contestant.label, "replay")
+        return given.share if contestant.replay is None else contestant.replay
+    why = "only what is trained meets data.replay" if given is not None else "data.replay is not given"
+    claims.has_no_effect("contestants", contestant.label, "replay", because=why)
+    return 0.0
 
 
 def _settings(claims: Claims, contestant: Contestant, technique: Any, facts: Facts) -> dict[str, Any] | None:

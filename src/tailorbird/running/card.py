@@ -79,6 +79,12 @@ def _costs(row: JSON) -> list[str]:
         if bits
         else "- General texts: the weights are untouched, so nothing can be forgotten."
     ]
+    drift = (forgetting or {}).get("drift_kl")
+    if drift:
+        lines.append(
+            f"- Drift: {drift['value']:.4f} nats a token ({drift['low']:.4f} to {drift['high']:.4f}): mean KL from the "
+            f"untouched base along its own answers to {drift['prompts']} general prompts."
+        )
     latency = cost.get("latency_ms")
     if latency:
         lines.append(

@@ -37,7 +37,8 @@ def inputs_of(spec: Spec) -> Inputs:
     from tailorbird.bases.machine import versions
     from tailorbird.data.files import resolve as resolve_files
 
-    named = [*spec.data.examples, *(p for p in (spec.data.test, spec.data.validation) if p)]
+    replay = [spec.data.replay.path] if spec.data.replay else []
+    named = [*spec.data.paths, *replay, *(p for p in (spec.data.test, spec.data.validation) if p)]
     data = {file.shown: store.sha256_file(file.path) for file in resolve_files(named, spec.folder).files}
     if spec.data.retention not in ("full", "fast"):
         path = spec.path(spec.data.retention)

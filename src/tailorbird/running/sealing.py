@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from tailorbird.measure.comparison import Record, candidates
 from tailorbird.measure.recommend import Recommendation, recommend
 from tailorbird.measure.requirements import check
+from tailorbird.plan import Entrant
 from tailorbird.running.workshop import Work, Workshop
 
 SEAL = 1
@@ -58,7 +59,10 @@ def record(shop: Workshop, work: Work, *, after_test: bool = False) -> Record:
         uncalibrated=work.uncalibrated or None,
         forgetting=work.forgetting,
         cost=cost if done else {},
-        settings={"asked": dict(entrant.asked), "effective": {**entrant.effective, **work.found}},
+        settings={
+            "asked": dict(entrant.asked),
+            "effective": {**entrant.effective, **work.found, **_replay(entrant)},
+        },
         artifact=work.artifact.relative_to(shop.folder.path).as_posix() if work.artifact and done else None,
         seeds=(shop.plan.seed,) if technique else (),
         meets=met.meets if technique and done else {},
@@ -66,6 +70,11 @@ def record(shop: Workshop, work: Work, *, after_test: bool = False) -> Record:
         after_test=after_test,
         exit_code=work.exit_code,
     )
+
+
+def _replay(entrant: Entrant) -> dict[str, float]:
+    """Its part of general talk beside its settings, where there is one or it was asked for."""
+    return {"replay": entrant.replay} if entrant.replay or "replay" in entrant.asked else {}
 
 
 def made_notes(work: Work) -> str | None:

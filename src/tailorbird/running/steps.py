@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tailorbird import store
+from tailorbird.running.drifting import drift_of
 from tailorbird.running.measurements import measurement_dict, read_measurement, write_outcomes
 from tailorbird.running.uncalibrated import write_scores
 from tailorbird.running.workshop import Work, Workshop
@@ -35,6 +36,8 @@ def making_inputs(shop: Workshop, work: Work) -> dict[str, Any]:
     }
     if entrant.kind != "imported":
         inputs |= {"train": shop.row_ids("train"), "tuning": shop.row_ids("tuning"), "seed": shop.plan.seed}
+    if replay := shop.material.replay_for(entrant.replay):
+        inputs["replay"] = store.sha256_json([[row.id, row.weight] for row in replay])
     if entrant.kind == "technique" or "adapter" in entrant.source:
         inputs["compute"] = shop.compute_inputs()
     return inputs if task.labels else {**inputs, "max_new_tokens": task.max_new_tokens}
@@ -150,7 +153,8 @@ def latency(shop: Workshop, work: Work, get: Callable[[], Answerer]) -> None:
 
 
 def forgetting(shop: Workshop, work: Work, get: Callable[[], Any]) -> None:
-    """Change in bits per byte on general texts. A message prompt changes no weights: not applicable."""
+    """Bits per byte on general texts and drift on general prompts. A message prompt changes no weights: not
+    applicable."""
     if not (work.entrant.trained or "adapter" in work.entrant.source):
         work.forgetting = {"state": "not_applicable"}
         return
@@ -164,7 +168,8 @@ def forgetting(shop: Workshop, work: Work, get: Callable[[], Any]) -> None:
     base = _bits(shop, None, texts, shop.open_base)
     custom = _bits(shop, work, texts, get)
     found = change(base, custom, texts, left_out=retention.left_out, kinds=retention.kinds)
-    work.forgetting = {"state": "measured", "bits_per_byte": found}
+    drift = drift_of(shop, work, making_inputs(shop, work), get)
+    work.forgetting = {"state": "measured", "bits_per_byte": found, "drift_kl": drift}
 
 
 def _bits(shop: Workshop, work: Work | None, texts: tuple[str, ...], get: Callable[[], Any]) -> list[float]:

@@ -141,6 +141,7 @@ class Workshop:
             progress=progress,
             stop=self.stop,
             note=lambda text: self.events.emit("note", text=f"{entrant.label}: {text}"),
+            replay=self.material.replay_for(entrant.replay),
         )
 
     @contextmanager

@@ -35,6 +35,9 @@ WORDS = {
     "forgetting": "How much worse the customized model became at general text that has nothing to do with the task.",
     "bits per byte": "How many bits the model needs to predict one byte of text. Lower is better; an untouched base "
     "changes by exactly 0.",
+    "drift": "How far the customized model's next words are from the base's along the base's own answers to general "
+    "prompts: mean KL divergence a token, in nats. 0 is the same model; it says how much changed, not whether it got "
+    "worse.",
     "latency": "Time to answer one request alone on the machine of this run. p95: 95 of 100 requests are faster.",
     "FLOP": "One arithmetic operation; GFLOP are thousands of millions. A machine-independent measure of what "
     "one request costs.",
