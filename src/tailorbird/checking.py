@@ -115,6 +115,9 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
             contestants.add_row(e.label, what, "", "", f"skipped: {e.note}", style="dim")
             continue
         settings = ", ".join(f"{k} {v}" for k, v in e.effective.items() if v not in (None, [], ()))
+        if 0 < e.micro_batch_tokens < plan.micro_batch_tokens:
+            settings += f"; to fit the memory: micro-batches of {e.micro_batch_tokens:,} tokens"
+        settings += "; to fit the memory: layers computed again in the backward pass" if e.recompute else ""
         memory = f"{e.memory_bytes / 1e9:.1f} GB" if e.memory_bytes else ""
         contestants.add_row(e.label, what, _time(e.seconds), memory, settings)
     yield contestants

@@ -48,6 +48,8 @@ class Entrant:
     checkpoint_steps: int = 1
     seconds: float = 0.0
     memory_bytes: int = 0
+    micro_batch_tokens: int = 0  # of its training; 0 = the plan's
+    recompute: bool = False  # layers computed again in the backward pass, to fit the memory
 
 
 @dataclass(frozen=True)
