@@ -21,6 +21,16 @@ from tailorbird.errors import Interrupted, NumericError
 from .test_packing import encoded
 
 
+class Stepped(RowSource):
+    """Its batches know the step they are of."""
+
+    def next(self, step: int) -> list[Batch]:
+        found = super().next(step)
+        for batch in found:
+            vars(batch)["step"] = step
+        return found
+
+
 class Training:
     """All weights of a tiny model learn, nine steps of three rows, a checkpoint every second step."""
 
@@ -51,7 +61,7 @@ class Training:
             self.model,
             Trainable(parameters),
             loss,
-            RowSource(encoded(), dropout=dropout > 0, **rows),
+            Stepped(encoded(), dropout=dropout > 0, **rows),
             RowSource(encoded(), **rows) if tuning else None,
             schedule=Schedule(rate, steps, 0.1, decay),
             weight_decay=0.01,
@@ -114,61 +124,83 @@ def test_ended_by_patience_stopped_or_not(model: Model, tmp_path: Path, stops: l
 
 # --- a loss that explodes ------------------------------------------------------------------------------
 
+Loss = Callable[[Model, Batch], Tensor]
+
+
+def step_of(batch: Batch) -> int:
+    return int(vars(batch)["step"])
+
+
+def high_once(first: int, last: int, factor: float = 1.0) -> Loss:
+    """100 nats more (or times `factor`) in the steps `first` to `last`, the first time that they are taken."""
+    armed, before = True, -1
+
+    def loss(model: Model, batch: Batch) -> Tensor:
+        nonlocal armed, before
+        value = token_loss(model, batch)
+        if not torch.is_grad_enabled():
+            return value
+        armed = armed and step_of(batch) >= before
+        before = step_of(batch)
+        if not (armed and first <= step_of(batch) <= last):
+            return value
+        return value * factor if factor != 1.0 else value + 100.0 * batch.total
+
+    return loss
+
 
 def test_a_loss_that_explodes_sends_the_training_back_once_with_a_lower_rate(model: Model, tmp_path: Path) -> None:
-    calm = Training(model, tmp_path / "calm").run(steps=30, decay="constant", tuning=False)
-    bench = Training(model, tmp_path / "wild")
-    seen: list[int] = []
-
-    def loss(m: Model, batch: Batch) -> Tensor:
-        seen.append(1)
-        value = token_loss(m, batch)
-        return value + (100.0 * batch.total if 20 < len(seen) <= 60 else 0.0)
-
-    best = bench.run(steps=30, decay="constant", tuning=False, loss=loss)
-    assert best.rolled_back is not None
-    came_from, back = best.rolled_back
-    assert back < came_from and back % 2 == 0
-    assert best.steps == 30 and len(best.log) == 30
+    """High in the steps 10 to 14: the fifth is noticed after 15 steps, the last checkpoint before was after 10."""
+    options: dict[str, Any] = {"steps": 30, "decay": "constant", "tuning": False}
+    bench = Training(model, tmp_path / "calm", **options)
+    calm = bench.run()
+    wild = Training(model, tmp_path / "wild", **options)
+    wild.start = bench.start
+    best = wild.run(loss=high_once(10, 14))
+    assert best.rolled_back == (15, 10)
     assert [entry["step"] for entry in best.log] == list(range(1, 31))
-    assert best.log[back - 1]["learning_rate"] == calm.log[back - 1]["learning_rate"]
-    assert best.log[back]["learning_rate"] == 0.25 * calm.log[back]["learning_rate"]
+    assert best.log[:10] == calm.log[:10]
+    assert best.log[10]["loss"] == calm.log[10]["loss"]
+    assert best.log[10]["learning_rate"] == 0.25 * calm.log[10]["learning_rate"]
     assert all(bool(tensor.isfinite().all()) for tensor in best.tensors.values())
 
 
+def test_four_high_steps_are_no_explosion(model: Model, tmp_path: Path) -> None:
+    assert Training(model, tmp_path, steps=30).run(loss=high_once(10, 13)).rolled_back is None
+
+
 def test_before_the_first_checkpoint_it_goes_back_to_the_start(model: Model, tmp_path: Path) -> None:
-    seen: list[int] = []
-
-    def loss(m: Model, batch: Batch) -> Tensor:
-        seen.append(1)
-        return token_loss(m, batch) * (float("nan") if len(seen) <= 10 else 1.0)
-
-    best = Training(model, tmp_path).run(steps=12, loss=loss)
-    assert best.rolled_back is not None and best.rolled_back[1] == 0
-    assert best.steps == 12 and best.skipped == 0
+    best = Training(model, tmp_path).run(steps=12, loss=high_once(0, 4, factor=float("nan")))
+    assert best.rolled_back == (5, 0)
+    assert (best.steps, best.skipped) == (12, 0)
 
 
-@pytest.mark.parametrize("stops", [[3], [6], [7], [9], [5, 5]])
+@pytest.mark.parametrize("stops", [[3], [6], [7], [9], [12], [5, 5]])
 def test_going_back_is_the_same_stopped_or_not(model: Model, tmp_path: Path, stops: list[int]) -> None:
     """Stopped before the loss explodes, while it does, and after the training went back."""
-    whole = Training(model, tmp_path / "whole", loss=wild(), steps=24, decay="constant", rate=0.3)
-    undisturbed = whole.run()
-    assert undisturbed.rolled_back is not None
-    other = Training(model, tmp_path / "stopped", steps=24, decay="constant", rate=0.3)
+    options: dict[str, Any] = {"steps": 24, "decay": "constant", "rate": 0.3}
+    whole = Training(model, tmp_path / "whole", **options)
+    undisturbed = whole.run(loss=far_away(whole.start))
+    assert undisturbed.rolled_back == (10, 4)
+    other = Training(model, tmp_path / "stopped", **options)
     other.start = whole.start
     for stop_after in stops:
         with pytest.raises(Interrupted):
-            other.run(stop_after=stop_after, loss=wild())
-    assert equal(undisturbed, other.run(loss=wild()))
+            other.run(stop_after=stop_after, loss=far_away(whole.start))
+    assert equal(undisturbed, other.run(loss=far_away(whole.start)))
 
 
-def wild() -> Callable[[Model, Batch], Tensor]:
-    """The loss lies 100 nats higher where a weight is large: only a high rate takes the training there. A function of
-    where the training stands, so that a continued one meets it too."""
+def far_away(start: dict[str, Tensor]) -> Loss:
+    """100 nats more in the steps 5 to 9 where a weight has moved by 1. So it has at a rate of 0.3 (0.1, 0.2 at first);
+    but gone back to step 4 and on at a quarter of it, not before the second of these steps. A function of where the
+    training stands, so that one that was stopped meets it too."""
+    name = max(start, key=lambda each: "embed" in each or "wte" in each)
 
     def loss(model: Model, batch: Batch) -> Tensor:
-        reach = float(model.embedding_weight.detach().abs().max())
-        return token_loss(model, batch) + (100.0 * batch.total if reach > 1.5 else 0.0)
+        value = token_loss(model, batch)
+        moved = float((model.embedding_weight.detach() - start[name]).abs().max())
+        high = torch.is_grad_enabled() and 5 <= step_of(batch) <= 9 and moved > 1.0
+        return value + 100.0 * batch.total if high else value
 
     return loss
 

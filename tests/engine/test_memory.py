@@ -99,8 +99,9 @@ def test_the_choice_is_kept_and_said_again_when_the_training_goes_on(
     tried(monkeypatch, lambda count, _: 900.0 if count > 2 else 90.0)
     cut = replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20))
     first = customize(cut, tmp_path / "cut")
-    assert tried(monkeypatch, lambda count, _: 900.0) == []
+    rows = tried(monkeypatch, lambda count, _: 900.0)
     again = customize(replace(cut, notes=[]), tmp_path / "again")
+    assert rows == []
     assert (again["micro_batch_tokens"], again["notes"]) == (first["micro_batch_tokens"], first["notes"])
 
 

@@ -109,7 +109,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             f"the loss exploded at step {best.rolled_back[0]}: back to step {best.rolled_back[1]} with a lower rate"
         )
     if best.steps < schedule.steps:
-        job.say(f"ended after {best.steps} of {schedule.steps} steps: the Tuning loss was no longer falling")
+        job.say(f"ended early, after {best.steps} of {schedule.steps} steps; the best point is step {best.step}")
     parts = technique.parts(best.tensors, settings, job.prompt, job.decode)
     with torch.no_grad():
         for name, parameter in trainable.parameters.items():
