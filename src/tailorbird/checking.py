@@ -161,6 +161,9 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
             continue
         settings = ", ".join(f"{k} {v}" for k, v in e.effective.items() if v not in (None, [], ()))
         settings += f", replay {e.replay:g}" if e.replay else ""
+        if 0 < e.micro_batch_tokens < plan.micro_batch_tokens:
+            settings += f"; to fit the memory: micro-batches of {e.micro_batch_tokens:,} tokens"
+        settings += "; to fit the memory: layers computed again in the backward pass" if e.recompute else ""
         memory = f"{e.memory_bytes / 1e9:.1f} GB" if e.memory_bytes else ""
         contestants.add_row(e.label, what, _time(e.seconds), memory, settings)
     yield contestants

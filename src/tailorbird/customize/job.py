@@ -23,6 +23,8 @@ class Compute:
     threads: int = 1
     micro_batch_tokens: int = 4096
     checkpoint_steps: int = 50
+    recompute: bool = False  # activation checkpointing: a third more time, a fraction of the memory
+    memory_bytes: int = 0  # what a training may hold at its peak; 0 = not limited
 
 
 @dataclass

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 class LowRankLinear(nn.Module):
     """Wraps a linear layer (nn.Linear, or transformers' Conv1D whose weight is (in, out))."""
 
@@ -23,10 +27,11 @@ class LowRankLinear(nn.Module):
         self.base = base
         self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
         self.scale = scale
+        self.drop: Callable[[Tensor], Tensor] = _same  # dropout of the input of A, while training
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)
-        low = F.linear(x, self.lora_A.to(x.dtype))
+        low = F.linear(self.drop(x), self.lora_A.to(x.dtype))
         # The scale meets B, not the tokens, and the sum is part of the product: two passes over the output less.
         update = (self.lora_B * self.scale).to(x.dtype)
         return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), update.t()).view_as(out)

@@ -58,6 +58,8 @@ class Entrant:
     seconds: float = 0.0
     memory_bytes: int = 0
     replay: float = 0.0
+    micro_batch_tokens: int = 0  # of its training; 0 = the plan's
+    recompute: bool = False  # layers computed again in the backward pass, to fit the memory
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -20,7 +21,7 @@ class Lengths:
 
     `head`: what every prompt begins with. `prompt`: a whole prompt, head included. `answer`: the supervised answer and
     its end. `label_nodes`: tokens that stand behind a prompt so that every label is scored: the inner nodes of the tree
-    of label words (0 unless classify).
+    of label words (0 unless classify). `spread`: standard deviation of question and answer together.
     """
 
     head: int
@@ -28,6 +29,7 @@ class Lengths:
     answer: float
     longest: int
     label_nodes: int = 0
+    spread: float = 0.0
 
     def as_dict(self) -> JSON:
         return asdict(self)
@@ -71,6 +73,7 @@ def measure_lengths(renderer: Tokens, task: Task, rows: Sequence[Row]) -> Length
         prompt=sum(len(prompt) for prompt, _ in measured) / len(measured),
         answer=sum(answer for _, answer in measured) / len(measured),
         longest=total,
+        spread=statistics.pstdev(len(prompt) + answer for prompt, answer in measured),
         label_nodes=_nodes([renderer.answer(words) for words in task.labels.values()]),
     )
 

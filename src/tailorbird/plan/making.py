@@ -279,6 +279,7 @@ def _technique(
         dtype=dtype,
         micro_batch_tokens=tokens,
         retention=retention,
+        memory_bytes=memory_bytes,
     )
     entrant = Entrant(
         label=label,
@@ -293,12 +294,15 @@ def _technique(
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
         replay=replay,
+        micro_batch_tokens=guess.micro_batch_tokens,
+        recompute=guess.recompute,
     )
     if facts.task.kind not in technique.tasks:
         note = f"{name} is for {', '.join(sorted(technique.tasks))}; this task is {facts.task.kind}"
         return replace(entrant, state="skipped", note=note)
-    if guess.memory_bytes > memory_bytes:
-        note = f"needs about {guess.memory_bytes / 1e9:.1f} GB of memory, {memory_bytes / 1e9:.1f} GB may be used"
+    if not guess.fits:
+        needed = f"{guess.memory_bytes / 1e9:.1f} GB of memory{' at the least' if technique.trained else ''}"
+        note = f"needs about {needed}, {memory_bytes / 1e9:.1f} GB may be used"
         return replace(entrant, state="skipped", note=note)
     return entrant
 

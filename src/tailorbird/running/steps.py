@@ -40,6 +40,8 @@ def making_inputs(shop: Workshop, work: Work) -> dict[str, Any]:
         inputs["replay"] = store.sha256_json([[row.id, row.weight] for row in replay])
     if entrant.kind == "technique" or "adapter" in entrant.source:
         inputs["compute"] = shop.compute_inputs()
+    if entrant.trained:
+        inputs["compute"] |= {"micro_batch_tokens": entrant.micro_batch_tokens, "recompute": entrant.recompute}
     return inputs if task.labels else {**inputs, "max_new_tokens": task.max_new_tokens}
 
 

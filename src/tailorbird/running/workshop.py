@@ -80,7 +80,9 @@ class Workshop:
         from tailorbird.customize import Compute
 
         plan = self.plan
-        return Compute(plan.device, plan.dtype, plan.threads, plan.micro_batch_tokens, 1)
+        return Compute(
+            plan.device, plan.dtype, plan.threads, plan.micro_batch_tokens, 1, memory_bytes=plan.memory_bytes
+        )
 
     def compute_inputs(self) -> dict[str, Any]:
         """What of the machine decides figures to the last bit."""
@@ -136,7 +138,12 @@ class Workshop:
             train=splits.train,
             tuning=splits.tuning,
             seed=self.plan.seed,
-            compute=replace(self.compute, checkpoint_steps=entrant.checkpoint_steps),
+            compute=replace(
+                self.compute,
+                checkpoint_steps=entrant.checkpoint_steps,
+                micro_batch_tokens=entrant.micro_batch_tokens or self.plan.micro_batch_tokens,
+                recompute=entrant.recompute,
+            ),
             work=work,
             progress=progress,
             stop=self.stop,

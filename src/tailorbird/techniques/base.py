@@ -44,6 +44,22 @@ class TrainingSettings(BaseModel):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay, on matrices only.")
     clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 = no clipping.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share dropped of the input of low-rank layers; without them, of the embedded input.",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each target spread over the vocabulary.")
+    l2_to_start: float = Field(
+        0.0, ge=0, le=10_000, description="Decoupled decay towards the values that training begins with (L2-SP)."
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Looks at Tuning in a row, one an epoch, without a lower loss that end it; 0 = none.",
+    )
 
 
 class Technique:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ from tailorbird.testing.tiny import make_tiny_base, tiny_rows
 from tailorbird.types import Answer, Request, Train, Tuning
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another value of a setting, and the other settings beside which it has an effect."""
+
+    value: Any
+    settings: Mapping[str, Any]
 
 
 def technique_contract(
@@ -37,7 +45,8 @@ def technique_contract(
     """Run every check of `technique`'s kind in `folder`.
 
     overfit: settings with which eight rows are learned by heart on a tiny base (trained techniques).
-    changed: for each setting another value than the default, to show that it has an effect.
+    changed: for each setting another value than the default, to show that it has an effect (`Beside`: where it has one
+    only together with others).
     """
     bench = _Bench(
         technique, folder, base or make_tiny_base(folder / "base"), compute or Compute(checkpoint_steps=2), report
@@ -179,8 +188,12 @@ class _Bench:
         short = {"epochs": 2, "batch_rows": 4} if self.technique.trained else {}
         plain = self._payload(short)
         for name, value in changed.items():
-            other = self._payload({**short, name: value})
-            assert other != plain, f"the setting {name} = {value!r} changed nothing"
+            before, given = plain, short
+            if isinstance(value, Beside):
+                given, value = {**short, **value.settings}, value.value
+                before = self._payload(given)
+            other = self._payload({**given, name: value})
+            assert other != before, f"the setting {name} = {value!r} changed nothing"
         self.report("every setting has an effect")
 
     def _payload(self, asked: Mapping[str, Any]) -> dict[str, str]:
