@@ -8,7 +8,7 @@ The layout of names and tensors is PEFT's, which is the oracle in tests.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,14 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def linear_names(network: nn.Module, output: nn.Module | None) -> list[str]:
-    """All linear layers but the output head, as dotted names in the network's order."""
-    return [name for name, layer in network.named_modules() if is_linear(layer) and layer is not output]
+    """All linear layers but the output head, as dotted names in the network's order; a wrapped layer counts under its
+    own name."""
+    inside = {id(layer.base) for layer in network.modules() if isinstance(layer, LowRankLinear)}
+    return [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, LowRankLinear) or (is_linear(layer) and layer is not output and id(layer) not in inside)
+    ]
 
 
 def initial(layer: nn.Module, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -73,5 +79,28 @@ def wrap(network: nn.Module, tensors: Mapping[str, tuple[Tensor, Tensor]], scale
     return restore
 
 
-def wrapped(network: nn.Module, names: Iterable[str]) -> dict[str, LowRankLinear]:
-    return {name: network.get_submodule(name) for name in names}  # type: ignore[misc]
+def present(network: nn.Module) -> dict[str, LowRankLinear]:
+    """The low-rank layers in place, by the name of the layer they wrap."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, LowRankLinear)}
+
+
+def base_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The base's own parameters under their own names, whatever low-rank layers are in place."""
+    update = {id(tensor) for layer in present(network).values() for tensor in (layer.lora_A, layer.lora_B)}
+    own = {f"{name}.base.": f"{name}." for name in present(network)}
+    found = {}
+    for name, parameter in network.named_parameters():
+        if id(parameter) not in update:
+            layer, _, last = name.rpartition(".")
+            found[own.get(f"{layer}.", f"{layer}.") + last] = parameter
+    return found
+
+
+def add(network: nn.Module, tensors: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
+    """Merge: W += scale * B A, in place, in the weights' own dtype (§4.1: no latency is left)."""
+    with torch.no_grad():
+        for name, (a, b) in tensors.items():
+            layer = network.get_submodule(name)
+            assert isinstance(layer.weight, Tensor)
+            change = ((b @ a) * scale).to(layer.weight)  # (out, in)
+            layer.weight += change if isinstance(layer, nn.Linear) else change.t()

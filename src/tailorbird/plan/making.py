@@ -319,6 +319,8 @@ def _setting_problem(error: Mapping[str, Any], name: str, fields: list[str], tec
             return f"{technique} has no settings"
         return f"no such setting of {technique}; {did_you_mean(name, fields)}"
     message = error["msg"]
+    if error["type"] == "value_error":  # what a technique says of settings that do not go together
+        return str(error["ctx"]["error"])
     return f"{message[:1].lower()}{message[1:]}, is {error.get('input')!r}"
 
 
