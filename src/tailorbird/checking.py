@@ -111,6 +111,7 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
         contestants.add_column(name, justify="right" if name in ("time", "memory") else "left", overflow="fold")
     for e in plan.entrants:
         what = e.technique or " ".join(f"{k}: {v}" for k, v in e.source.items())
+        what += f" after {e.after}" if e.after else ""
         if e.state == "skipped":
             contestants.add_row(e.label, what, "", "", f"skipped: {e.note}", style="dim")
             continue

@@ -283,6 +283,8 @@ class LocalAnswerer:
         extra = 0.0
         if self.parts.low_rank is not None:
             extra = 2.0 * tokens * sum(a.numel() + b.numel() for a, b in self.parts.low_rank.tensors.values())
+        if self.parts.peft is not None:
+            extra = 2.0 * tokens * sum(tensor.numel() for tensor in self.parts.peft.tensors.values())
         return {
             "prompt_tokens": prompt,
             "flops_per_request": body + attention + output + extra,

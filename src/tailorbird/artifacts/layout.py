@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.artifacts.parts import KINDS, Decode, LowRank, Parts, Prompt
+from tailorbird.artifacts.parts import KINDS, Decode, LowRank, Parts, PeftAdapter, Prompt
 from tailorbird.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -31,6 +31,18 @@ ADAPTER, ADAPTER_CONFIG, WEIGHTS, DELTA = (
     "adapter_model.safetensors", "adapter_config.json", "model.safetensors", "delta.safetensors",
 )  # fmt: skip
 PROMPT = "prompt.json"
+# PEFT's methods whose layers are its own here, with the fields that say what they compute.
+PEFT_FIELDS = {
+    "LORA": ("r", "lora_alpha", "target_modules", "fan_in_fan_out", "use_dora", "use_rslora"),
+    "IA3": ("target_modules", "feedforward_modules", "fan_in_fan_out"),
+    "VERA": ("r", "target_modules", "fan_in_fan_out", "projection_prng_key", "save_projection"),
+    "LOHA": ("r", "alpha", "target_modules"),
+}
+_NO_EFFECT = (  # where an adapter is opened to answer
+    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
+    "lora_dropout", "vera_dropout", "rank_dropout", "module_dropout", "d_initial", "init_weights", "init_lora_weights",
+    "init_ia3_weights", "qalora_group_size", "megatron_core",
+)  # fmt: skip
 
 
 def write_parts(folder: Path, parts: Parts, base_folder: Path, base_name: str, template: str) -> None:
@@ -54,6 +66,11 @@ def write_parts(folder: Path, parts: Parts, base_folder: Path, base_name: str, t
         inside = place("low_rank")
         _save(inside / ADAPTER, lora_tensors(parts.low_rank))
         store.write_json(inside / ADAPTER_CONFIG, lora_config(parts.low_rank, below))
+    if parts.peft is not None:
+        inside = place("peft")
+        _save(inside / ADAPTER, parts.peft.tensors)
+        named = {"base_model_name_or_path": below, "task_type": "CAUSAL_LM", "inference_mode": True}
+        store.write_json(inside / ADAPTER_CONFIG, {**parts.peft.config, **named})
     if parts.soft is not None:
         inside = place("soft")
         _save(inside / ADAPTER, {"prompt_embeddings": parts.soft})
@@ -119,8 +136,8 @@ def read_parts(folder: Path) -> Parts:
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
-    """A PEFT adapter folder, ours or made elsewhere, as fields of `Parts`: LORA, PROMPT_TUNING, or the table of a
-    P_TUNING."""
+    """A PEFT adapter folder, ours or made elsewhere, as fields of `Parts`: LORA, PROMPT_TUNING, the table of a
+    P_TUNING, or one of `PEFT_FIELDS`, whose layers are PEFT's own."""
     config_path, path = folder / ADAPTER_CONFIG, folder / ADAPTER
     config = store.read_json(config_path)
     if not path.is_file():
@@ -129,11 +146,12 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     kind = config.get("peft_type")
     if kind in ("PROMPT_TUNING", "P_TUNING"):
         return {"soft": _read_soft(folder, config, tensors)}
+    if kind in PEFT_FIELDS and (kind != "LORA" or config.get("use_dora")):
+        return {"peft": _read_peft(folder, config, tensors)}
     if kind == "LORA":
         return {"low_rank": _read_lora(folder, config, tensors)}
-    raise ArtifactError(
-        f"adapters of type {kind!r} are not supported (LORA, PROMPT_TUNING, P_TUNING are)", where=str(config_path)
-    )
+    known = ", ".join(("PROMPT_TUNING", "P_TUNING", *PEFT_FIELDS))
+    raise ArtifactError(f"adapters of type {kind!r} are not supported ({known} are)", where=str(config_path))
 
 
 def _read_delta(folder: Path) -> dict[str, Tensor]:
@@ -157,12 +175,29 @@ def _read_soft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     return soft
 
 
+def _read_peft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PeftAdapter:
+    """Configuration fields that change what the layers compute are known by name; any other that is set is refused."""
+    kind = config["peft_type"]
+    other = sorted(
+        key
+        for key, value in config.items()
+        if key not in (*PEFT_FIELDS[kind], *_NO_EFFECT) and value not in (None, False, 0, 0.0, "none", {}, [])
+    )
+    if other or config.get("init_weights", config.get("init_lora_weights", True)) not in (True, False):
+        what = ", ".join(other) or "an initialization that changes the base"
+        raise ArtifactError(f"this {kind} adapter uses {what}, which is not supported", where=str(folder / ADAPTER))
+    if not tensors:
+        raise ArtifactError("the adapter holds no tensors", where=str(folder / ADAPTER))
+    return PeftAdapter(
+        {"peft_type": kind, **{key: config[key] for key in PEFT_FIELDS[kind] if key in config}}, dict(tensors)
+    )
+
+
 def _read_lora(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LowRank:
     where = str(folder / ADAPTER)
     unsupported = [
         key
         for key in (
-            "use_dora",
             "rank_pattern",
             "alpha_pattern",
             "modules_to_save",

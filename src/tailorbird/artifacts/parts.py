@@ -89,7 +89,15 @@ class LowRank:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
-KINDS = ("soft", "low_rank", "delta", "weights")
+@dataclass(frozen=True)
+class PeftAdapter:
+    """An adapter of another of PEFT's methods: its configuration and its tensors, named as in PEFT's own files."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+KINDS = ("soft", "low_rank", "peft", "delta", "weights")
 """The parts that hold tensors, by the name of their field in `Parts`."""
 
 
@@ -108,6 +116,7 @@ class Parts:
     low_rank: LowRank | None = None
     weights: Mapping[str, Tensor] | Path | None = None
     delta: Mapping[str, Tensor] | None = None
+    peft: PeftAdapter | None = None
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -115,12 +124,13 @@ class Parts:
         return frozenset(kind for kind in KINDS if getattr(self, kind) is not None)
 
     def without(self, kinds: Iterable[str]) -> Parts:
-        return replace(self, **dict.fromkeys(kinds))
+        none: dict[str, Any] = dict.fromkeys(kinds)
+        return replace(self, **none)
 
     def over(self, below: Parts) -> Parts:
         """These parts with those of `below` that they lack; of two deltas this one's values count where both have one.
         Prompt and decoding stay these."""
-        taken = {kind: getattr(below, kind) for kind in below.kinds - self.kinds}
+        taken: dict[str, Any] = {kind: getattr(below, kind) for kind in below.kinds - self.kinds}
         if self.delta is not None and below.delta is not None:
             taken["delta"] = {**below.delta, **self.delta}
         return replace(self, **taken)

@@ -27,7 +27,8 @@ class Compute:
 
 @dataclass
 class Job:
-    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl."""
+    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl. `parent`: the customization
+    folder it starts from; None = the base."""
 
     label: str
     technique: str
@@ -44,6 +45,7 @@ class Job:
     stop: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda text: None
     judged: Callable[[int, float | None], bool] = lambda step, loss: False
+    parent: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

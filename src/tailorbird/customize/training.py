@@ -10,6 +10,7 @@ from tailorbird import store
 from tailorbird.artifacts.parts import Prompt
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
+from tailorbird.customize.parent import read_parent, starting_model
 from tailorbird.errors import DataError
 from tailorbird.techniques.base import Trained
 from tailorbird.types import Message, Role, Row
@@ -40,11 +41,9 @@ def encode(renderer: Renderer, task: Task, prompt: Prompt, row: Row, context: in
 def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     import torch
 
-    from tailorbird.bases.model import load_model
     from tailorbird.bases.renderer import Renderer
     from tailorbird.engine.batches import RowSource, stream
     from tailorbird.engine.checkpoints import Checkpoints
-    from tailorbird.engine.model import Model
     from tailorbird.engine.optimizer import Schedule
     from tailorbird.engine.scoring import top_logits
     from tailorbird.engine.train import train
@@ -52,9 +51,11 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     settings: Any = technique.Settings.model_validate(job.settings)
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
-    model = Model(load_model(base_folder, dtype=compute.dtype, device=compute.device), device=compute.device)
+    parent = read_parent(job, technique)
+    model, exact = starting_model(job, technique, parent)
     generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
     trainable = technique.trainable(model, settings, generator)
+    trainable.masters = {name: exact.pop(name) for name in trainable.parameters if name in exact}
     soft = model.virtual_tokens
 
     def source(rows: Sequence[Row]) -> RowSource:
@@ -91,6 +92,8 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     if best.skipped:
         job.say(f"{best.skipped} steps were skipped: loss or gradient not finite")
     parts = technique.parts(best.tensors, settings, job.prompt, job.decode)
+    if parent is not None:
+        parts = parts.over(parent.parts.without(technique.folds))
     with torch.no_grad():
         for name, parameter in trainable.parameters.items():
             parameter.copy_(best.tensors[name])
@@ -106,7 +109,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         "skipped_steps": best.skipped,
     }
     _check_moved(job, best)
-    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out)
+    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out, parent)
     return facts
 
 

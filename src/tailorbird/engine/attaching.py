@@ -7,14 +7,18 @@ overwritten. So what comes back is the base itself, not a copy of it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from tailorbird.artifacts.parts import Parts
+from tailorbird.artifacts.parts import Parts, PeftAdapter
 from tailorbird.engine import low_rank
 from tailorbird.engine.model import Model
 from tailorbird.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from tailorbird.engine.peft_layers import PeftLayers
 
 
 class Attachment:
@@ -30,6 +34,7 @@ class Attachment:
             self.scale = parts.low_rank.scale
             self.update = {name: (a.to(device), b.to(device)) for name, (a, b) in parts.low_rank.tensors.items()}
         self.values = _fitting_values(model.network, parts)
+        self.peft = None if parts.peft is None else _peft_layers(model.network, parts.peft)
         self._undo: list[Callable[[], object]] = []
 
     def put(self) -> None:
@@ -38,6 +43,9 @@ class Attachment:
             self._undo.append(_swapped(parameter, value))
         if self.update:
             self._undo.append(low_rank.wrap(self.model.network, self.update, self.scale))
+        if self.peft is not None:
+            self.peft.put()
+            self._undo.append(self.peft.take)
         self.model.soft = self.soft
 
     def take(self) -> None:
@@ -49,12 +57,20 @@ class Attachment:
 
 @torch.no_grad()
 def fold(network: nn.Module, parts: Parts) -> None:
-    """Delta and low-rank update added to the network's own weights, in place."""
+    """Delta, low-rank update and PEFT's layers added to the network's own weights, in place."""
     for parameter, value in _fitting_values(network, parts):
         parameter.copy_(value)
     if parts.low_rank is not None:
         _fit_low_rank(network, parts)
         low_rank.add(network, parts.low_rank.tensors, parts.low_rank.scale)
+    if parts.peft is not None:
+        _peft_layers(network, parts.peft).merge()
+
+
+def _peft_layers(network: nn.Module, adapter: PeftAdapter) -> PeftLayers:
+    from tailorbird.engine.peft_layers import opened
+
+    return opened(network, adapter)
 
 
 def _swapped(parameter: nn.Parameter, value: Tensor) -> Callable[[], None]:

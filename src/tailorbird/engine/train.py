@@ -8,8 +8,8 @@ function of the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,9 +29,13 @@ TIDY_STEPS = 16
 
 @dataclass
 class Trainable:
-    """What a technique lets the loop update, by name. The model it was made on belongs to this training alone."""
+    """What a technique lets the loop update, by name. The model it was made on belongs to this training alone.
+
+    `masters`: fp32 values to begin with, where a parameter of a lower type holds only their rounding.
+    """
 
     parameters: dict[str, nn.Parameter]
+    masters: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -87,6 +91,8 @@ def train(
     `judged(step, held-out loss)` is told of each look at the Tuning rows; True ends the training there.
     """
     optimizer = Optimizer(trainable.parameters, weight_decay, clip)
+    optimizer.begin(trainable.masters)
+    trainable.masters = {}  # the optimizer's are the only copy
     run = _Run(optimizer, checkpoints)
     run.resume()
     while run.step < schedule.steps:

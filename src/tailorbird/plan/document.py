@@ -30,7 +30,8 @@ class Reading:
 class Entrant:
     """One contestant as planned. Times in seconds and memory in bytes are estimates (see `estimate`).
 
-    `source`: for imported ones {"answers" | "command" | "adapter": as written}. `state` skipped: `note` says why.
+    `source`: for imported ones {"answers" | "command" | "adapter": as written}. `after`: what it starts from, as
+    written: a contestant's label, RUN:LABEL or a folder. `state` skipped: `note` says why.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Entrant:
     technique: str | None = None
     source: Mapping[str, str] = field(default_factory=dict)
     timeout_seconds: float | None = None
+    after: str | None = None
     asked: JSON = field(default_factory=dict)
     effective: JSON = field(default_factory=dict)
     state: Literal["planned", "skipped"] = "planned"

@@ -95,6 +95,12 @@ class Contestant(_Part):
     timeout_seconds: Positive | None = Field(
         None, description="command: seconds one answer may take (60 when left out)."
     )
+    after: str | None = Field(
+        None,
+        description="A technique starts from another customization: the label of a contestant, RUN:LABEL, or a folder "
+        "(with a `/`) made on this base.",
+        min_length=1,
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="The technique's own settings.")
 
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)

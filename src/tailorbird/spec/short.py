@@ -9,7 +9,7 @@ from tailorbird.errors import SpecError
 from tailorbird.spec.problems import did_you_mean
 from tailorbird.spec.yaml import parse
 
-CONTESTANT_FIELDS = ("label", "technique", "answers", "command", "adapter", "timeout_seconds", "settings")
+CONTESTANT_FIELDS = ("label", "technique", "answers", "command", "adapter", "timeout_seconds", "after", "settings")
 
 
 def expand(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class Technique:
     """Common to all. `revision` is raised by hand when the same settings would give another result.
 
     How it can start from another customization (`after:`), by kinds of its parts (`artifacts.parts.KINDS`): those it
-    `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it `folds`
-    are added to the weights first. A parent with any other part is refused.
+    `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it
+    `folds` are added to the weights first. A parent with any other part is refused.
     """
 
     name: ClassVar[str]

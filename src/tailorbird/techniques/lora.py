@@ -71,6 +71,7 @@ class Lora(Trained):
             layers = low_rank.present(model.network)
         parameters = {}
         for name, layer in layers.items():
+            layer.lora_A.requires_grad_(True), layer.lora_B.requires_grad_(True)
             parameters[f"{name}.A"], parameters[f"{name}.B"] = layer.lora_A, layer.lora_B
         return Trainable(parameters)
 
@@ -94,7 +95,8 @@ def _same_shape(layers: Mapping[str, LowRankLinear], chosen: list[str], settings
     rank = int(first.lora_A.shape[0])
     if rank != settings.rank:
         raise SpecError(
-            f"lora goes on with a LoRA of rank {rank}, and rank {settings.rank} is asked for", remedy=f"set rank: {rank}"
+            f"lora goes on with a LoRA of rank {rank}, and rank {settings.rank} is asked for",
+            remedy=f"set rank: {rank}",
         )
     if abs(first.scale - _scale(settings)) > 1e-9 * first.scale:
         raise SpecError(

@@ -38,7 +38,7 @@ class PromptTuning(Trained):
     citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning"
     Settings = PromptTuningSettings
     makes = frozenset({"soft"})
-    beside = frozenset({"low_rank", "delta", "weights"})
+    beside = frozenset({"low_rank", "peft", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000

@@ -74,7 +74,9 @@ class Selective(Trained):
             own[name].requires_grad_(True)
         return Trainable({name: own[name] for name in chosen})
 
-    def parts(self, tensors: Mapping[str, Tensor], settings: SelectiveSettings, prompt: Prompt, decode: Decode) -> Parts:
+    def parts(
+        self, tensors: Mapping[str, Tensor], settings: SelectiveSettings, prompt: Prompt, decode: Decode
+    ) -> Parts:
         return Parts(prompt, decode, delta=dict(tensors))
 
 
@@ -88,7 +90,7 @@ def _wanted(network: nn.Module, own: Mapping[str, nn.Parameter], settings: Selec
     blocks = _blocks(network)
     count = settings.layers or 1
     if count > len(blocks):
-        raise SpecError(f"this base has {len(blocks)} blocks, and the last {count} are asked for", remedy="fewer layers")
+        raise SpecError(f"this base has {len(blocks)} blocks, the last {count} are asked for", remedy="fewer layers")
     return {name for name in own if name.startswith(tuple(f"{block}." for block in blocks[-count:]))}
 
 
@@ -96,7 +98,7 @@ def _blocks(network: nn.Module) -> list[str]:
     """Names of the base's blocks, first to last: the list of modules that is as long as its config says."""
     from torch.nn import ModuleList
 
-    depth = network.config.num_hidden_layers
+    depth: int = network.config.num_hidden_layers  # type: ignore[union-attr, assignment]
     for name, module in network.named_modules():
         if isinstance(module, ModuleList) and len(module) == depth:
             return [f"{name}.{number}" for number in range(depth)]

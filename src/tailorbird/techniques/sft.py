@@ -31,7 +31,7 @@ class Sft(Trained):
     Settings = SftSettings
     makes = frozenset({"weights"})
     beside = frozenset({"soft"})
-    folds = frozenset({"low_rank", "delta"})
+    folds = frozenset({"low_rank", "peft", "delta"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
