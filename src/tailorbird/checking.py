@@ -131,12 +131,14 @@ def plan_of(spec: Spec, material: Material) -> Plan:
 
 
 def check_imported(spec: Spec, plan: Plan, material: Material) -> None:
-    """What a run would refuse at once: imported files that are not there, rows that a file of answers lacks."""
-    from tailorbird.running.inputs import brought_path
+    """What a run would refuse at once: imported files and parents that are not there, rows that a file of answers
+    lacks."""
+    from tailorbird.running.inputs import brought_path, parent_folder
     from tailorbird.running.run import check_answers
 
     for contestant in spec.contestants or ():
         brought_path(spec, contestant)
+        parent_folder(spec, contestant.label, contestant.after)
     check_answers(plan, material)
 
 

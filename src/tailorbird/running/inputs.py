@@ -97,14 +97,15 @@ def parent_folder(spec: Spec, label: str, after: str | None) -> Path | None:
     for path in (spec.path(after), Path(after)):
         if (path / "manifest.json").is_file():
             return path
-    if ":" not in after:
+    run, _, label_there = after.rpartition(":")
+    if not (run and label_there):
         raise SpecError(
             "there is no customization (a folder with a manifest.json)",
             where=f"contestant {label}: after: {spec.path(after)}",
             remedy="relative paths start at the spec's folder; a run's contestant is RUN:LABEL",
         )
-    beside = spec.path(after)
-    return choose(beside if beside.with_name(beside.name.rpartition(":")[0]).is_dir() else after).folder
+    beside = spec.path(run)
+    return choose(f"{beside}:{label_there}" if beside.is_dir() else after).folder
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:

@@ -59,9 +59,7 @@ class PeftSettings(TrainingSettings):
 
 class PeftMethod(Trained):
     name = "peft"
-    citation = (
-        "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation (dora); and the library of Mangrulkar et al."
-    )
+    citation = "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation; the methods of the PEFT library"
     Settings = PeftSettings
     makes = frozenset({"peft"})
     beside = frozenset({"soft", "delta", "weights"})
