@@ -351,7 +351,7 @@ def test_a_type_that_would_lose_the_change_is_refused(base: Path, tmp_path: Path
     """An adapter that hardly moves the logits: in bf16 the rounding of the weights is as large as all it does."""
     from tailorbird.exporting import export
 
-    folder = make("lora", base, tmp_path, epochs=1, learning_rate=1e-3)
+    folder = make("lora", base, tmp_path, epochs=1, learning_rate=1e-5)
     with pytest.raises(ArtifactError, match="merging in bfloat16 changes logits by") as refused:
         export(folder, tmp_path / "bf16", base_folder=base, merge=True, dtype="bfloat16")
     assert str(refused.value).endswith("→ export it unmerged, or merge in float32")

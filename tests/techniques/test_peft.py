@@ -98,9 +98,10 @@ def test_the_gradient_of_packed_rows_is_that_of_rows_alone(bases: dict[str, Path
             token_loss(model, batch).backward()  # type: ignore[no-untyped-call]
         gradients.append({name: p.grad for name, p in trainable.parameters.items()})
     packed, alone = gradients
+    tolerance = 1e-9 if shape == "gpt2" else 1e-5  # Llama's norm computes in fp32 whatever the type
     assert all(value is not None for value in packed.values())
     for name, value in packed.items():
-        assert torch.allclose(value, alone[name], atol=1e-9), name
+        assert torch.allclose(value, alone[name], rtol=tolerance, atol=tolerance), name
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -203,7 +204,7 @@ def test_what_is_not_offered_is_refused_with_what_is() -> None:
 
 
 def test_a_method_that_a_base_does_not_bear_is_refused_in_pefts_words(bases: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="PEFT cannot do this on GPT2LMHeadModel: Target module Conv1D"):
+    with pytest.raises(SpecError, match="PEFT cannot do this on GPT2LMHeadModel: Target module of type"):
         make(tmp_path / "made", "peft", bases["gpt2"], method="loha")
     with pytest.raises(SpecError, match="peft targets \\['none'\\] name no linear layer"):
         make(tmp_path / "made", "peft", bases["llama"], targets=("none",))
