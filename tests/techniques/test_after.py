@@ -70,6 +70,7 @@ CHAINS = {
     ("prompt_tuning", "prompt_tuning"): {"soft"},
     ("prompt_tuning", "lora"): {"soft", "low_rank"},
     ("peft", "sft"): {"weights"},
+    ("peft", "selective"): {"peft", "delta"},
     ("peft", "prompt_tuning"): {"peft", "soft"},
     ("sft", "peft"): {"weights", "peft"},
     ("selective", "peft"): {"delta", "peft"},

@@ -85,15 +85,26 @@ def present(network: nn.Module) -> dict[str, LowRankLinear]:
 
 
 def base_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The base's own parameters under their own names, whatever low-rank layers are in place."""
-    update = {id(tensor) for layer in present(network).values() for tensor in (layer.lora_A, layer.lora_B)}
-    own = {f"{name}.base.": f"{name}." for name in present(network)}
+    """The base's own parameters under their own names, whatever layers (ours, or PEFT's) are wrapped around its own."""
+    added: set[int] = set()
+    own: dict[str, str] = {}
+    for name, layer in network.named_modules():
+        inside = next((child for child in ("base", "base_layer") if _wraps(layer, child)), None)
+        if inside is not None:
+            kept = {id(parameter) for parameter in layer.get_submodule(inside).parameters()}
+            added |= {id(parameter) for parameter in layer.parameters()} - kept
+            own[f"{name}.{inside}"] = name
     found = {}
     for name, parameter in network.named_parameters():
-        if id(parameter) not in update:
-            layer, _, last = name.rpartition(".")
-            found[own.get(f"{layer}.", f"{layer}.") + last] = parameter
+        layer_name, _, last = name.rpartition(".")
+        if id(parameter) not in added:
+            place = own.get(layer_name, layer_name)
+            found[f"{place}.{last}" if place else last] = parameter
     return found
+
+
+def _wraps(layer: nn.Module, child: str) -> bool:
+    return isinstance(layer, LowRankLinear) if child == "base" else isinstance(getattr(layer, child, None), nn.Module)
 
 
 def add(network: nn.Module, tensors: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
