@@ -52,6 +52,11 @@ would have no effect stops it as well: nothing is ignored. On the command line `
 
 Short forms: `base: NAME`, `data: FILE` or a list of files, `task: KIND`, a contestant as a bare name (`- lora`) or as
 `- {lora: {rank: 8}, label: small}`; several settings of one technique stand side by side under labels.
+
+One technique after another: `- {lora: {rank: 8}, label: specialist, after: sft}` starts from the contestant `sft`, and
+`after: runs/other:sft` from one of another run on the same base. What results holds the parent's parts and its own. A
+technique goes on with a parent's part of its own kind (rank, targets, number of virtual tokens as they were) and leaves
+others frozen in place; `sft` first adds to the weights what its parent put beside them.
 """
 TAIL = """
 ## Settings of a technique

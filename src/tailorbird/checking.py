@@ -156,6 +156,7 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
         contestants.add_column(name, justify="right" if name in ("time", "memory") else "left", overflow="fold")
     for e in plan.entrants:
         what = e.technique or " ".join(f"{k}: {v}" for k, v in e.source.items())
+        what += f" after {e.after}" if e.after else ""
         if e.state == "skipped":
             contestants.add_row(e.label, what, "", "", f"skipped: {e.note}", style="dim")
             continue
@@ -179,12 +180,14 @@ def plan_of(spec: Spec, material: Material) -> Plan:
 
 
 def check_imported(spec: Spec, plan: Plan, material: Material) -> None:
-    """What a run would refuse at once: imported files that are not there, rows that a file of answers lacks."""
-    from tailorbird.running.inputs import brought_path
+    """What a run would refuse at once: imported files and parents that are not there, rows that a file of answers
+    lacks."""
+    from tailorbird.running.inputs import brought_path, parent_folder
     from tailorbird.running.run import check_answers
 
     for contestant in spec.contestants or ():
         brought_path(spec, contestant)
+        parent_folder(spec, contestant.label, contestant.after)
     check_answers(plan, material)
 
 

@@ -95,6 +95,7 @@ def test_a_field_that_is_set_gives_another_plan(path: str) -> None:
         "sft",
         {"lora": {"rank": 4}},
         {"label": "other", "technique": "lora"},
+        {"label": "lora", "technique": "lora", "after": "runs/other:sft"},
         {"label": "lora", "answers": "x.csv"},
         {"label": "lora", "command": "x"},
         {"label": "lora", "command": "x", "timeout_seconds": 5.0},

@@ -45,11 +45,12 @@ class World:
     """One user's folder. `run` runs its spec; `events` are those of the last run."""
 
     folder: Path
+    name: str = "try.yaml"
     events: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def spec_path(self) -> Path:
-        return self.folder / "try.yaml"
+        return self.folder / self.name
 
     @property
     def runs(self) -> Path:

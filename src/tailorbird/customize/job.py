@@ -29,8 +29,9 @@ class Compute:
 
 @dataclass
 class Job:
-    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl. `replay`: general talk that a
-    training meets beside Train; a search is shown none of it."""
+    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl. `parent`: the customization
+    folder it starts from; None = the base. `replay`: general talk that a training meets beside Train; a search is shown
+    none of it."""
 
     label: str
     technique: str
@@ -47,6 +48,7 @@ class Job:
     stop: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda text: None
     judged: Callable[[int, float | None], bool] = lambda step, loss: False
+    parent: Path | None = None
     notes: list[str] = field(default_factory=list)
     replay: Replay = field(default_factory=lambda: Replay(()))
 

@@ -10,6 +10,7 @@ from tailorbird import store
 from tailorbird.artifacts.parts import Parts, Prompt
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
+from tailorbird.customize.parent import read_parent
 from tailorbird.techniques.base import Prompted, SearchContext, Technique
 from tailorbird.types import Message, Role, Row, Train
 
@@ -27,6 +28,11 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     if not isinstance(technique, Prompted):
         raise TypeError(f"{technique.name} is neither trained nor prompted")
     renderer = Renderer.from_folder(Path(job.base.folder))
+    parent = read_parent(job, technique)
+
+    def beside(parts: Parts) -> Parts:
+        return parts if parent is None else parts.over(parent.parts)
+
     done = 0
     log: list[dict[str, Any]] = []
 
@@ -34,7 +40,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         compute = job.compute
         answerer = open_parts(
             job.base.folder,
-            parts,
+            beside(parts),
             device=compute.device,
             dtype=compute.dtype,
             threads=compute.threads,
@@ -87,7 +93,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         target=lambda row: target(job.task, row),
         note=job.say,
     )
-    parts = technique.search(context, technique.Settings.model_validate(job.settings))
+    parts = beside(technique.search(context, technique.Settings.model_validate(job.settings)))
     facts: dict[str, Any] = {
         "steps": done,
         "train_tokens": 0,
@@ -96,5 +102,5 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         "calibrated": parts.decode.calibration is not None,
     }
     store.write_jsonl(job.work / "log.jsonl", log)
-    hand_over(job, technique, parts, renderer, facts, opened(parts).top_logits, out)
+    hand_over(job, technique, parts, renderer, facts, opened(parts).top_logits, out, parent)
     return facts

@@ -11,6 +11,7 @@ from tailorbird.artifacts.parts import Prompt
 from tailorbird.customize.fitting import fit_memory
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
+from tailorbird.customize.parent import read_parent, starting_model
 from tailorbird.errors import DataError
 from tailorbird.techniques.base import Trained
 from tailorbird.types import Message, Role, Row
@@ -51,11 +52,9 @@ def encode_replay(renderer: Renderer, row: Row, context: int) -> Encoded:
 def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     import torch
 
-    from tailorbird.bases.model import load_model
     from tailorbird.bases.renderer import Renderer
     from tailorbird.engine.batches import RowSource, stream
     from tailorbird.engine.checkpoints import Checkpoints
-    from tailorbird.engine.model import Model
     from tailorbird.engine.optimizer import Schedule
     from tailorbird.engine.scoring import top_logits
     from tailorbird.engine.train import train
@@ -63,12 +62,15 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     settings: Any = technique.Settings.model_validate(job.settings)
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
+    parent = read_parent(job, technique)
 
     def begin() -> tuple[Model, Trainable]:
         """The model with what is trained, as training begins."""
-        model = Model(load_model(base_folder, dtype=compute.dtype, device=compute.device), device=compute.device)
+        model, exact = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
-        return model, technique.trainable(model, settings, generator)
+        trainable = technique.trainable(model, settings, generator)
+        trainable.masters = {name: exact.pop(name) for name in trainable.parameters if name in exact}
+        return model, trainable
 
     model, trainable = begin()
     model.drop_out(settings.dropout)
@@ -111,7 +113,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         judged=job.judged,
         l2_to_start=settings.l2_to_start,
         patience=settings.patience,
-        restart=lambda: {name: p.detach() for name, p in begin()[1].parameters.items()},
+        restart=lambda: begin()[1].start(),
     )
     store.write_jsonl(job.work / "log.jsonl", best.log)
     if best.skipped:
@@ -123,6 +125,8 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     if best.steps < schedule.steps:
         job.say(f"ended early, after {best.steps} of {schedule.steps} steps; the best point is step {best.step}")
     parts = technique.parts(best.tensors, settings, job.prompt, job.decode)
+    if parent is not None:
+        parts = parts.over(parent.parts.without(technique.folds))
     with torch.no_grad():
         for name, parameter in trainable.parameters.items():
             parameter.copy_(best.tensors[name])
@@ -139,7 +143,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         "recompute": recompute,
     }
     _check_moved(job, best)
-    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out)
+    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out, parent)
     return facts
 
 

@@ -67,6 +67,15 @@ class Optimizer:
         self.sums: dict[str, Tensor] = {}  # buffers, kept from step to step
         self.collected: set[str] = set()  # those that hold gradients of this step
 
+    @torch.no_grad()
+    def begin(self, masters: Mapping[str, Tensor]) -> None:
+        """Start from these fp32 values instead of the parameters' rounding of them."""
+        for name, value in masters.items():
+            self.masters[name].copy_(value)
+            if name in self.start:
+                self.start[name].copy_(value)
+        self.publish()
+
     def collect(self) -> None:
         """Move this micro-batch's gradients out of the network, summed in at least fp32."""
         for name, parameter in self.parameters.items():

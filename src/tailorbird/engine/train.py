@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,21 @@ TIDY_STEPS = 16
 
 @dataclass
 class Trainable:
-    """What a technique lets the loop update, by name. The model it was made on belongs to this training alone."""
+    """What a technique lets the loop update, by name. The model it was made on belongs to this training alone.
+
+    `masters`: fp32 values to begin with, where a parameter of a lower type holds only their rounding.
+    """
 
     parameters: dict[str, nn.Parameter]
+    masters: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def start(self) -> dict[str, Tensor]:
+        """The fp32 values that training begins with."""
+        return {name: self.masters.get(name, parameter.detach()) for name, parameter in self.parameters.items()}
 
 
 def token_loss(model: Model, batch: Batch) -> Tensor:
@@ -82,6 +90,8 @@ def train(
     one that explodes before its first checkpoint.
     """
     optimizer = Optimizer(trainable.parameters, weight_decay, clip, l2_to_start)
+    optimizer.begin(trainable.masters)
+    trainable.masters = {}  # the optimizer's are the only copy
     run = Standing(optimizer, checkpoints, restart)
     run.resume()
     while run.step < schedule.steps:

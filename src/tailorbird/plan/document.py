@@ -38,8 +38,9 @@ class Reading:
 class Entrant:
     """One contestant as planned. Times in seconds and memory in bytes are estimates (see `estimate`).
 
-    `source`: for imported ones {"answers" | "command" | "adapter": as written}. `state` skipped: `note` says why.
-    `replay`: the part of general conversations in the rows of its training.
+    `source`: for imported ones {"answers" | "command" | "adapter": as written}. `after`: what it starts from, as
+    written: a contestant's label, RUN:LABEL or a folder. `state` skipped: `note` says why. `replay`: the part of general
+    conversations in the rows of its training.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Entrant:
     technique: str | None = None
     source: Mapping[str, str] = field(default_factory=dict)
     timeout_seconds: float | None = None
+    after: str | None = None
     asked: JSON = field(default_factory=dict)
     effective: JSON = field(default_factory=dict)
     state: Literal["planned", "skipped"] = "planned"

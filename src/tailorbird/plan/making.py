@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tailorbird.data.replay import replay_rows
 from tailorbird.errors import ResourceError, SpecError
+from tailorbird.plan import chains
 from tailorbird.plan.claims import Claims
 from tailorbird.plan.document import Entrant, Plan, Reading
 from tailorbird.plan.estimate import Estimate, estimate
@@ -120,10 +121,13 @@ def wrong_settings(document: Mapping[str, Any]) -> list[tuple[tuple[str, ...], s
     from tailorbird import techniques
     from tailorbird.spec import REFERENCES
 
-    found: list[tuple[tuple[str, ...], str]] = []
-    contestants = document.get("contestants")
-    for contestant in contestants if isinstance(contestants, list) else ():
-        name = contestant.get("technique") if isinstance(contestant, Mapping) else None
+    given = document.get("contestants")
+    contestants = [c for c in given if isinstance(c, Mapping)] if isinstance(given, list) else []
+    found: list[tuple[tuple[str, ...], str]] = [
+        (("contestants", label, "after"), what) for label, what in chains.problems(_links(contestants))
+    ]
+    for contestant in contestants:
+        name = contestant.get("technique")
         if not isinstance(name, str) or name in REFERENCES or ":" in name:
             continue
         path = ("contestants", str(contestant.get("label")))
@@ -137,6 +141,14 @@ def wrong_settings(document: Mapping[str, Any]) -> list[tuple[tuple[str, ...], s
             missing = (e for e in error.errors() if e["type"] != "missing")  # a default of the base may fill it in
             found += [((*path, *named), what) for named, what in _setting_problems(missing, technique)]
     return found
+
+
+def _links(contestants: Iterable[Mapping[str, Any]]) -> Iterator[chains.Link]:
+    """As far as the fields are texts; others are the spec's own mistakes."""
+    for contestant in contestants:
+        label, technique, after = (contestant.get(name) for name in ("label", "technique", "after"))
+        if isinstance(label, str) and isinstance(technique, str | None) and isinstance(after, str | None):
+            yield chains.Link(label, technique, after)
 
 
 def refuse_too_long(plan: Plan) -> None:
@@ -213,9 +225,11 @@ def _entrants(
             label = "zero_shot" if all(c.label != "zero_shot" for c in contestants) else "zero_shot-base"
             contestants.append(Contestant(label=label, technique="zero_shot"))
             notes.append("zero_shot was added: every other contestant is also compared with the base as it is")
+    for label, what in chains.problems([chains.Link(c.label, c.technique, c.after) for c in contestants]):
+        claims.problem(what, "contestants", label, "after")
     entrants = []
     for contestant in contestants:
-        claims.take_contestant(contestant.label, "label", "technique", "answers", "command", "adapter")
+        claims.take_contestant(contestant.label, "label", "technique", "answers", "command", "adapter", "after")
         if contestant.kind == "technique":
             entrant = _technique(claims, contestant, facts, dtype, tokens, retention, memory_bytes)
         else:
@@ -226,7 +240,16 @@ def _entrants(
             notes.append(f"{entrant.label} is left out: {entrant.note}")
             continue
         entrants.append(entrant)
-    return tuple(entrants), notes
+    return tuple(_without_orphans(entrants)), notes
+
+
+def _without_orphans(entrants: list[Entrant]) -> list[Entrant]:
+    """A contestant whose parent is skipped is skipped with it."""
+    skipped = {e.label: e.note for e in entrants if e.state == "skipped"}
+    while orphans := [e for e in entrants if e.state == "planned" and e.after in skipped]:
+        skipped |= {e.label: f"it starts from {e.after}, which is skipped" for e in orphans}
+        entrants = [replace(e, state="skipped", note=skipped[e.label]) if e in orphans else e for e in entrants]
+    return entrants
 
 
 def _other(claims: Claims, contestant: Contestant, facts: Facts) -> Entrant | None:
@@ -285,6 +308,7 @@ def _technique(
         label=label,
         kind="technique",
         technique=name,
+        after=contestant.after,
         asked=dict(contestant.settings) | ({} if contestant.replay is None else {"replay": contestant.replay}),
         effective=effective,
         revision=technique.revision,
@@ -351,6 +375,8 @@ def _setting_problem(error: Mapping[str, Any], name: str, fields: list[str], tec
             return f"{technique} has no settings"
         return f"no such setting of {technique}; {did_you_mean(name, fields)}"
     message = error["msg"]
+    if error["type"] == "value_error":  # what a technique says of settings that do not go together
+        return str(error["ctx"]["error"])
     return f"{message[:1].lower()}{message[1:]}, is {error.get('input')!r}"
 
 

@@ -37,7 +37,7 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "## How it was made",
         "",
         f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, seed {plan.seed}, "
-        f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.",
+        f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.{_parent(row, plan)}",
         "",
         "| setting | asked | used |",
         "|---|---|---|",
@@ -50,6 +50,11 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _parent(row: JSON, plan: Plan) -> str:
+    after = plan.entrant(row["label"]).after
+    return f" It was started from {after}, whose parts it holds." if after else ""
 
 
 def _used(row: JSON) -> list[tuple[str, Any]]:

@@ -140,6 +140,9 @@ def announce(shop: Workshop) -> None:
 
 def work_through(shop: Workshop) -> Finished:
     works = [Work(entrant, state=entrant.state, note=entrant.note) for entrant in shop.plan.entrants]
+    by_label = {work.label: work for work in works}
+    for work in works:
+        work.parent = by_label.get(work.entrant.after or "")
     for work in works:
         if work.state == "skipped":
             shop.events.emit("contestant", label=work.label, state="skipped", note=work.note)
@@ -147,12 +150,17 @@ def work_through(shop: Workshop) -> Finished:
     bare = [w for w in works if w.entrant.technique == "zero_shot"]
     others = [w for w in works if w not in outside and w not in bare]
     others.sort(key=lambda w: w.entrant.trained)  # prompts first, then what is trained; each in spec order
+    others = parents_first(others)
 
     for work in (*outside, *bare):
         attempt(shop, work, validate)
     for work in others:
-        attempt(shop, work, steps.rehearse)
+        if work.parent is None:
+            attempt(shop, work, steps.rehearse)
     for work in others:
+        if work.parent is not None:  # what it starts from is there only now
+            skip_orphan(shop, work)
+            attempt(shop, work, steps.rehearse)
         attempt(shop, work, validate)
     for work in works:
         if work.alive:
@@ -163,6 +171,33 @@ def work_through(shop: Workshop) -> Finished:
         for work in works:
             attempt(shop, work, test)
     return conclude(shop, works, seal)
+
+
+def parents_first(works: Sequence[Work]) -> list[Work]:
+    """In their order, but each behind the one that it starts from."""
+    ordered: list[Work] = []
+    placed: set[str] = set()
+
+    def add(work: Work) -> None:
+        if work.label in placed:
+            return
+        if work.parent is not None and any(other is work.parent for other in works):
+            add(work.parent)
+        placed.add(work.label)
+        ordered.append(work)
+
+    for work in works:
+        add(work)
+    return ordered
+
+
+def skip_orphan(shop: Workshop, work: Work) -> None:
+    """A contestant whose parent came to nothing is skipped, with the reason."""
+    if work.alive and work.parent is not None and not work.parent.alive:
+        work.state = "skipped"
+        came = "failed" if work.parent.state == "failed" else "is skipped"
+        work.note = f"it starts from {work.parent.label}, which {came}"
+        shop.events.emit("contestant", label=work.label, state="skipped", note=work.note)
 
 
 def validate(shop: Workshop, work: Work) -> None:

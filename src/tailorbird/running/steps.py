@@ -38,6 +38,8 @@ def making_inputs(shop: Workshop, work: Work) -> dict[str, Any]:
         inputs |= {"train": shop.row_ids("train"), "tuning": shop.row_ids("tuning"), "seed": shop.plan.seed}
     if replay := shop.material.replay_for(entrant.replay):
         inputs["replay"] = store.sha256_json([[row.id, row.weight] for row in replay])
+    if work.parent is not None:
+        inputs["after"] = customize_step(shop, work.parent).key
     if entrant.kind == "technique" or "adapter" in entrant.source:
         inputs["compute"] = shop.compute_inputs()
     if entrant.trained:
@@ -82,6 +84,7 @@ def customize(shop: Workshop, work: Work) -> None:
         step.finish(facts)
         shutil.rmtree(inside, ignore_errors=True)
     work.made = step.result()
+    shop.artifacts[work.label] = work.artifact
 
 
 def measured(
@@ -157,7 +160,7 @@ def latency(shop: Workshop, work: Work, get: Callable[[], Answerer]) -> None:
 def forgetting(shop: Workshop, work: Work, get: Callable[[], Any]) -> None:
     """Bits per byte on general texts and drift on general prompts. A message prompt changes no weights: not
     applicable."""
-    if not (work.entrant.trained or "adapter" in work.entrant.source):
+    if not (work.entrant.trained or work.entrant.after or "adapter" in work.entrant.source):
         work.forgetting = {"state": "not_applicable"}
         return
     from tailorbird.measure.forgetting import change, load_retention

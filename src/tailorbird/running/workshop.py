@@ -29,10 +29,12 @@ Made = dict[str, Any]
 class Work:
     """One contestant on its way: what was made of it, what was measured, or why not. `keys`: step name -> key.
 
+    `parent`: the contestant of this run that it starts from.
     `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`).
     """
 
     entrant: Entrant
+    parent: Work | None = None
     state: str = "planned"
     note: str | None = None
     exit_code: int = 1
@@ -66,6 +68,7 @@ class Workshop:
     stop: Callable[[], bool]
     clock: Callable[[], float] = time.perf_counter
     references: dict[str, Answerer] = field(default_factory=dict)
+    artifacts: dict[str, Path] = field(default_factory=dict)  # label -> customization, as they are made
 
     @property
     def task(self) -> Task:
@@ -147,9 +150,17 @@ class Workshop:
             work=work,
             progress=progress,
             stop=self.stop,
+            parent=self.parent_folder(entrant),
             note=lambda text: self.events.emit("note", text=f"{entrant.label}: {text}"),
             replay=self.material.replay_for(entrant.replay),
         )
+
+    def parent_folder(self, entrant: Entrant) -> Path | None:
+        """The customization that a contestant starts from: one made in this run, or before it."""
+        from tailorbird.running.inputs import parent_folder
+
+        own = self.artifacts.get(entrant.after or "")
+        return own or parent_folder(self.material.spec, entrant.label, entrant.after)
 
     @contextmanager
     def opened(self, work: Work) -> Iterator[Callable[[], Any]]:

@@ -207,6 +207,12 @@ class Contestant(_Part):
     replay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = Field(
         None, description="Trained ones: the part of `data.replay` in its rows, instead of its `share`; 0 is none."
     )
+    after: str | None = Field(
+        None,
+        description="A technique starts from another customization: the label of a contestant, RUN:LABEL, or a folder "
+        "(with a `/`) made on this base.",
+        min_length=1,
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="The technique's own settings.")
 
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)

@@ -9,7 +9,17 @@ from tailorbird.errors import SpecError
 from tailorbird.spec.problems import did_you_mean
 from tailorbird.spec.yaml import parse
 
-CONTESTANT_FIELDS = ("label", "technique", "answers", "command", "adapter", "timeout_seconds", "replay", "settings")
+CONTESTANT_FIELDS = (
+    "label",
+    "technique",
+    "answers",
+    "command",
+    "adapter",
+    "timeout_seconds",
+    "replay",
+    "after",
+    "settings",
+)
 
 
 def expand(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,12 @@ class TrainingSettings(BaseModel):
 
 
 class Technique:
-    """Common to all. `revision` is raised by hand when the same settings would give another result."""
+    """Common to all. `revision` is raised by hand when the same settings would give another result.
+
+    How it can start from another customization (`after:`), by kinds of its parts (`artifacts.parts.KINDS`): those it
+    `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it
+    `folds` are added to the weights first. A parent with any other part is refused.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str]
@@ -71,6 +76,9 @@ class Technique:
     trained: ClassVar[bool] = False
     tasks: ClassVar[frozenset[str]] = ALL_TASKS
     Settings: ClassVar[type[BaseModel]] = NoSettings
+    makes: ClassVar[frozenset[str]] = frozenset()
+    beside: ClassVar[frozenset[str]] = frozenset()
+    folds: ClassVar[frozenset[str]] = frozenset()
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
@@ -87,7 +95,7 @@ class Trained(Technique):
     trained = True
 
     def trainable(self, model: Model, settings: Any, generator: torch.Generator) -> Trainable:
-        """Make the trainable tensors and put them in place."""
+        """Make the trainable tensors and put them in place, or take up those of a parent that are in place."""
         raise NotImplementedError
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
@@ -97,7 +105,7 @@ class Trained(Technique):
         return token_loss(model, batch)
 
     def parts(self, tensors: Mapping[str, Tensor], settings: Any, prompt: Prompt, decode: Decode) -> Parts:
-        """The customization made of the trained fp32 tensors."""
+        """The customization made of the trained fp32 tensors; a parent's frozen parts are added to it afterwards."""
         raise NotImplementedError
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tailorbird.artifacts.parts import Parts, Prompt
+from tailorbird.artifacts.parts import KINDS, Parts, Prompt
 from tailorbird.errors import DataError
 from tailorbird.techniques.base import Prompted, SearchContext, some_of_each_label
 from tailorbird.types import Row
@@ -34,6 +34,7 @@ class FewShot(Prompted):
     name = "few_shot"
     citation = "Brown et al. 2020, Language Models are Few-Shot Learners; Zhao et al. 2021 (contextual calibration)"
     Settings = FewShotSettings
+    beside = frozenset(KINDS)
 
     def search(self, ctx: SearchContext, settings: FewShotSettings) -> Parts:
         count = settings.examples or (1 if ctx.decode.kind == "classify" else 3)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird import store
+from tailorbird.artifacts.layout import tensor_files
 from tailorbird.customize import Compute, Job, customize
 from tailorbird.errors import Interrupted
 from tailorbird.techniques.base import Technique
@@ -166,10 +167,10 @@ class _Bench:
             except Interrupted:
                 pass
             customize(replace(job, stop=lambda: False), out)
-            for file in ("adapter_model.safetensors", "model.safetensors"):
-                if (whole / file).is_file():
-                    same = store.sha256_file(whole / file) == store.sha256_file(out / file)
-                    assert same, f"continued after {stop_after} steps, {file} differs"
+            for file in tensor_files(whole):
+                other = out / file.relative_to(whole)
+                same = other.is_file() and store.sha256_file(file) == store.sha256_file(other)
+                assert same, f"continued after {stop_after} steps, {file.name} differs"
         self.report("stopped and continued equals undisturbed")
 
     def repeats_itself(self) -> None:
@@ -198,8 +199,8 @@ class _Bench:
 
     def _payload(self, asked: Mapping[str, Any]) -> dict[str, str]:
         out = self.made(self.job(asked))
-        names = ("prompt.json", "adapter_config.json", "adapter_model.safetensors", "model.safetensors")
-        found = {name: store.sha256_file(out / name) for name in names if (out / name).is_file()}
+        files = (*tensor_files(out), *out.rglob("adapter_config.json"), out / "prompt.json")
+        found = {str(file.relative_to(out)): store.sha256_file(file) for file in files}
         log = self.folder / f"work{self.count}" / "log.jsonl"
         return {**found, "trajectory": store.sha256_file(log)}
 
