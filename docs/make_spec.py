@@ -24,11 +24,13 @@ from tailorbird.spec import (
     Spec,
     SplitSpec,
     TaskSpec,
+    Tune,
 )
 
 DOCS = Path(__file__).resolve().parent
 SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("base", BaseSpec), ("data", DataSpec), ("task", TaskSpec), ("contestants[]", Contestant),
+    ("contestants[].tune", Tune),
     ("requirements", Requirements), ("limits", Limits), ("split", SplitSpec), ("report", ReportSpec),
 ]  # fmt: skip
 HEAD = """# The spec

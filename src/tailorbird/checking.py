@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.errors import SpecError
-from tailorbird.plan import Plan, make_plan
+from tailorbird.plan import Plan, make_plan, repeating
 from tailorbird.running.material import Material
 from tailorbird.spec import Spec
 
@@ -115,6 +115,7 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
             contestants.add_row(e.label, what, "", "", f"skipped: {e.note}", style="dim")
             continue
         settings = ", ".join(f"{k} {v}" for k, v in e.effective.items() if v not in (None, [], ()))
+        settings = "; ".join(part for part in (settings, *repeating.told(e)) if part)
         memory = f"{e.memory_bytes / 1e9:.1f} GB" if e.memory_bytes else ""
         contestants.add_row(e.label, what, _time(e.seconds), memory, settings)
     yield contestants

@@ -28,6 +28,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         raise TypeError(f"{technique.name} is neither trained nor prompted")
     renderer = Renderer.from_folder(Path(job.base.folder))
     done = 0
+    scores: dict[str, float] = {}
     log: list[dict[str, Any]] = []
 
     def opened(parts: Parts, calibrated: bool = True) -> LocalAnswerer:
@@ -60,6 +61,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
             hits = [max(s, key=lambda c: s[c] - bias[c]) == row.label for s, row in zip(*kept[key], strict=True)]
             score = sum(hits) / len(hits)
         done += 1
+        scores[_named(parts)] = score
         log.append({"step": done, "tuning_score": score})
         job.progress(done, done + 1, f"Tuning score {score:.3f}")
         return score
@@ -90,6 +92,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     parts = technique.search(context, technique.Settings.model_validate(job.settings))
     facts: dict[str, Any] = {
         "steps": done,
+        "tuning_score": scores.get(_named(parts)),
         "train_tokens": 0,
         "trainable_parameters": 0,
         "examples": len(parts.prompt.examples),
@@ -98,3 +101,9 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     store.write_jsonl(job.work / "log.jsonl", log)
     hand_over(job, technique, parts, renderer, facts, opened(parts).top_logits, out)
     return facts
+
+
+def _named(parts: Parts) -> str:
+    """A prompt and its calibration, as a key."""
+    calibration = parts.decode.calibration
+    return store.sha256_json([parts.prompt.as_dict(), None if calibration is None else dict(calibration)])

@@ -31,6 +31,7 @@ class Entrant:
     """One contestant as planned. Times in seconds and memory in bytes are estimates (see `estimate`).
 
     `source`: for imported ones {"answers" | "command" | "adapter": as written}. `state` skipped: `note` says why.
+    `tune`: {"trials" or "minutes", "over": {setting: range}}. `curve`: percents of the Train rows.
     """
 
     label: str
@@ -48,6 +49,9 @@ class Entrant:
     checkpoint_steps: int = 1
     seconds: float = 0.0
     memory_bytes: int = 0
+    tune: JSON | None = None
+    seeds: int = 1
+    curve: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Plan:
         given["reading"] = Reading(
             **{**reading, "examples": tuple(reading["examples"]), "slices": tuple(reading["slices"])}
         )
-        given["entrants"] = tuple(Entrant(**e) for e in given["entrants"])
+        given["entrants"] = tuple(Entrant(**{**e, "curve": tuple(e.get("curve", ()))}) for e in given["entrants"])
         given["notes"] = tuple(given["notes"])
         return cls(**given)
 

@@ -51,10 +51,15 @@ ACTIVATION_BYTES = 24
 
 @dataclass(frozen=True)
 class Estimate:
+    """`seconds` of one contestant made once; of these `making` it, and answering `validation` and `test`."""
+
     seconds: float
     memory_bytes: int
     steps: int
     step_seconds: float
+    making: float = 0.0
+    validation: float = 0.0
+    test: float = 0.0
 
 
 def speed(facts: Facts, dtype: str) -> float:
@@ -99,14 +104,17 @@ def estimate(
     row = answering(facts, dtype, shown_tokens(facts, settings))
     seconds = OPENING_SECONDS + row * (facts.sizes["validation"] + facts.sizes["test"]) + LATENCY_REQUESTS * ALONE * row
     steps, step_seconds = 0, 0.0
+    made = OPENING_SECONDS + number(settings, "draws", 1) * row * facts.sizes["tuning"]
     if trained:
         steps, step_seconds, made = training(facts, technique, settings, dtype)
         forward = Pace.here(facts, dtype)
         tokens = RETENTION_TOKENS * RETENTION_TEXTS.get(retention, RETENTION_TEXTS["full"])
         seconds += made + forward.tokens(tokens) + forward.logits(tokens)
     else:
-        seconds += OPENING_SECONDS + number(settings, "draws", 1) * row * facts.sizes["tuning"]
-    return Estimate(seconds, memory(facts, technique, trained, dtype, micro_batch_tokens), steps, step_seconds)
+        seconds += made
+    answered = {split: OPENING_SECONDS + row * facts.sizes[split] for split in ("validation", "test")}
+    held = memory(facts, technique, trained, dtype, micro_batch_tokens)
+    return Estimate(seconds, held, steps, step_seconds, made, **answered)
 
 
 def number(settings: dict, name: str, default: float) -> float:

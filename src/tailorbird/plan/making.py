@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tailorbird.errors import ResourceError, SpecError
+from tailorbird.plan import repeating
 from tailorbird.plan.claims import Claims
 from tailorbird.plan.document import Entrant, Plan, Reading
 from tailorbird.plan.estimate import Estimate, estimate
@@ -219,6 +220,7 @@ def _entrants(
 def _other(claims: Claims, contestant: Contestant, facts: Facts) -> Entrant | None:
     """References and imported contestants."""
     label, kind = contestant.label, contestant.kind
+    repeating.claim(claims, contestant, None)
     if contestant.settings:
         for name in contestant.settings:
             claims.has_no_effect(
@@ -250,8 +252,10 @@ def _technique(
     if name not in techniques.NAMES and ":" not in name:
         claims.problem(_no_technique(name), "contestants", label, "technique")
         claims.take_contestant(label, *contestant.settings)
+        claims.taken.update(("contestants", label, *field) for field in repeating.FIELDS)
         return None
     technique = techniques.get(name)
+    repeating.claim(claims, contestant, technique)
     effective = _settings(claims, contestant, technique, facts)
     if effective is None:
         return None
@@ -277,6 +281,7 @@ def _technique(
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
     )
+    entrant = repeating.repeating(claims, contestant, technique, facts, guess, entrant)
     if facts.task.kind not in technique.tasks:
         note = f"{name} is for {', '.join(sorted(technique.tasks))}; this task is {facts.task.kind}"
         return replace(entrant, state="skipped", note=note)

@@ -29,7 +29,9 @@ Made = dict[str, Any]
 class Work:
     """One contestant on its way: what was made of it, what was measured, or why not. `keys`: step name -> key.
 
-    `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`).
+    `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`). Made with several
+    seeds, `by_seed` has a Work for each, with its `seed` and what it is called while at work (`part`); `exported` says
+    which one's files and answers are shown. `tuning`, `curve`: as they stand in comparison.json.
     """
 
     entrant: Entrant
@@ -44,6 +46,17 @@ class Work:
     forgetting: dict[str, Any] | None = None
     found: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    part: str = ""
+    by_seed: list[Work] = field(default_factory=list)
+    exported: int = 0
+    tuning: dict[str, Any] | None = None
+    curve: dict[str, Any] | None = None
+
+    @property
+    def ones(self) -> list[Work]:
+        """What is made and measured: one for each seed, or itself."""
+        return self.by_seed or [self]
 
     @property
     def label(self) -> str:
@@ -120,7 +133,9 @@ class Workshop:
         yield self.progress(label, stage)
         self.events.emit("stage_finished", label=label, stage=stage, seconds=self.clock() - begun)
 
-    def job(self, entrant: Entrant, work: Path, progress: Callable[[int, int, str], None]) -> Job:
+    def job(
+        self, entrant: Entrant, work: Path, progress: Callable[[int, int, str], None], seed: int | None = None
+    ) -> Job:
         from dataclasses import replace
 
         from tailorbird.customize import Job
@@ -135,7 +150,7 @@ class Workshop:
             task=self.task,
             train=splits.train,
             tuning=splits.tuning,
-            seed=self.plan.seed,
+            seed=self.plan.seed if seed is None else seed,
             compute=replace(self.compute, checkpoint_steps=entrant.checkpoint_steps),
             work=work,
             progress=progress,

@@ -16,6 +16,7 @@ from tailorbird.spec.fields import (
     Spec,
     SplitSpec,
     TaskSpec,
+    Tune,
 )
 from tailorbird.spec.problems import Problem, did_you_mean, problems_error
 from tailorbird.spec.reading import build, load
@@ -26,6 +27,7 @@ __all__ = [
     "DataSpec",
     "TaskSpec",
     "Contestant",
+    "Tune",
     "Requirements",
     "Limits",
     "SplitSpec",
