@@ -36,7 +36,7 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "",
         "## How it was made",
         "",
-        f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, seed {plan.seed}, "
+        f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, {_seed(row, plan)}, "
         f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.",
         "",
         "| setting | asked | used |",
@@ -50,6 +50,14 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _seed(row: JSON, plan: Plan) -> str:
+    """The seed of these files; the scores are means over all that were made."""
+    handed = [one["seed"] for one in row["by_seed"] if one["exported"]]
+    if not handed:
+        return f"seed {plan.seed}"
+    return f"seed {handed[0]} (the scores are means over the seeds {', '.join(map(str, row['seeds']))})"
 
 
 def _used(row: JSON) -> list[tuple[str, Any]]:
