@@ -30,7 +30,7 @@ TUNING: dict[str, Any] = {
     ],
     "best": 3, "importance": {"learning_rate": 0.9, "rank": 0.1}, "noise": {"values": [0.4, 0.42, 0.41], "sd": 0.01},
     "gain": 0.085, "beyond_noise": True,
-    "said": "tuning: Tuning loss better by 0.085 than the defaults, 0.010 between seeds, 4 trials",
+    "said": "tuning: Tuning loss better by 0.085 than with the defaults, 0.010 between seeds, 4 trials",
 }  # fmt: skip
 CURVE: dict[str, Any] = {
     "points": [
@@ -103,7 +103,7 @@ def test_the_page_shows_curve_search_and_noise_and_stays_inert(case: Case) -> No
         "over 3 seeds",
         "the noise floor",
         "Yes, the curve still rises",
-        "Tuning loss better by 0.085 than the defaults",
+        "Tuning loss better by 0.085 than with the defaults",
         "failed: loss or gradient was not finite",
         "learning_rate: 0.001",
         "90 %",

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.slow
 CONTESTANTS = """
 - zero_shot
 - {few_shot: {}, seeds: 2}
-- {lora: {epochs: 3}, seeds: 2, curve: [50, 100], tune: {trials: 5, over: {learning_rate: [1.0e-4, 0.05], rank: [4, 16]}}}
+- lora: {epochs: 3}
+  seeds: 2
+  curve: [50, 100]
+  tune: {trials: 5, over: {learning_rate: [1.0e-4, 0.05], rank: [4, 16]}}
 """
 SPLIT = "{train: 32, tuning: 8, validation: 12, test: 12}"
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from tailorbird import spec as specs
 from tailorbird import store
 from tailorbird.errors import Interrupted, NumericError
 from tailorbird.measure.comparison import SEVERAL_SEEDS, stable
+from tailorbird.running import run_spec
 from tailorbird.types import Answer, Request, Stop, Train
 
 from .conftest import WORDS, World
@@ -37,12 +39,13 @@ class Maker:
 
     def __call__(self, job: Any, out: Path) -> dict[str, Any]:
         self.jobs.append(job)
-        loss = self.loss(job.settings, job.seed)
-        steps = 3 * math.ceil(len(job.train) / job.settings["batch_rows"]) if "batch_rows" in job.settings else 1
-        if "epochs" in job.settings:
+        trained = "learning_rate" in job.settings
+        loss = self.loss(job.settings, job.seed) if trained else 0.0
+        steps = 3
+        if trained:
             steps = job.settings["epochs"] * math.ceil(len(job.train) / job.settings["batch_rows"])
-        store.write_json(job.work / "seconds.json", 2.0)
         for look in (1, 2, 3):
+            store.write_json(job.work / "seconds.json", 2.0 * look / 3)
             if job.stop():
                 raise Interrupted("stopped")
             at = round(steps * look / 3)
@@ -278,30 +281,26 @@ def test_a_search_that_is_stopped_goes_on_as_if_undisturbed(scripted: World, mak
         asked.append(1)
         return len(asked) > after and len(asked) < after + 3
 
-    from tailorbird import spec as specs
-    from tailorbird.running import run_spec
-
     spec, other = specs.load(scripted.spec_path), scripted.folder / "runs-stopped"
     with pytest.raises(Interrupted):
         run_spec(spec, runs=other, stop=stop)
     assert json.dumps(stable(run_spec(spec, runs=other).comparison), sort_keys=True) == undisturbed
 
 
-@pytest.mark.parametrize("point", ["finish:4", "finish:6", "publish:3", "publish:4"])
-def test_files_that_a_kill_lost_are_made_again(
+@pytest.mark.parametrize("point", ["finish:2", "finish:4", "finish:5", "finish:6", "publish:1", "rename:25"])
+def test_files_that_were_lost_on_their_way_are_made_again(
     scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    """A full disk at the same points where a kill would strike: the folder of the best trial is moved, its step is not
-    finished yet."""
+    """The disk fills while the folder of the best trial becomes the contestant's: moved, but its step not finished."""
     scripted.write("[zero_shot, {lora: {}, tune: {trials: 2, over: {learning_rate: null}}}]")
     undisturbed = stable(scripted.run().comparison)
+    spec, other = specs.load(scripted.spec_path), scripted.folder / "runs-full"
     store._passes.clear()
     monkeypatch.setenv("TAILORBIRD_FAULT", f"full@{point}")
-    with __import__("contextlib").suppress(store.DiskError):
-        scripted.run("name=try", "report.rows=none")
+    with pytest.raises(store.DiskError):
+        run_spec(spec, runs=other)
     monkeypatch.delenv("TAILORBIRD_FAULT")
-    scripted.run("report.rows=none")
-    assert stable(scripted.run().comparison)["rows"] == undisturbed["rows"]
+    assert stable(run_spec(spec, runs=other).comparison) == undisturbed
 
 
 def test_more_trials_later_keep_the_ones_that_were_made(scripted: World, maker: Maker) -> None:
@@ -320,13 +319,18 @@ def test_the_minutes_of_a_search_are_kept(scripted: World, maker: Maker, minutes
         f"[zero_shot, {{lora: {{}}, tune: {{minutes: {minutes}, over: {{learning_rate: [1.0e-3, 4.0e-3]}}}}}}]"
     )
     row = row_of(scripted.run().comparison)
-    spent = 2.0 * len(jobs(maker))
-    assert spent <= 1.1 * 60 * minutes
-    assert spent >= 60 * minutes - 4.0
-    assert row["cost"]["tuning_seconds"] == spent
+    spent = row["cost"]["tuning_seconds"]
+    assert 60 * minutes - 4.0 <= spent <= 1.1 * 60 * minutes
+    assert len(row["tuning"]["noise"]["values"]) == 3
 
 
-def test_longer_trainings_take_more_of_the_minutes(scripted: World, maker: Maker) -> None:
+def test_longer_trainings_take_more_of_the_minutes(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(shop: Any, entrant: Any) -> float:
+        return float(entrant.effective["epochs"])
+
+    monkeypatch.setattr("tailorbird.running.tuning.Budget._seconds", staticmethod(seconds))
     scripted.write("[zero_shot, {lora: {epochs: 2}, tune: {minutes: 1.0, over: {epochs: [2, 12]}}}]")
     row = row_of(scripted.run().comparison)
     epochs = [t["settings"]["epochs"] for t in row["tuning"]["trials"]]
@@ -357,7 +361,9 @@ def test_a_prompt_search_is_tuned_by_its_score(scripted: World, maker: Maker, mo
     assert len(row["tuning"]["trials"]) == 4  # the defaults, 6, 7, 8
 
 
-def test_validation_and_test_cannot_be_reached_from_a_trial(scripted: World, maker: Maker) -> None:
+def test_validation_and_test_cannot_be_reached_from_a_trial(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S5: a trial is given Train and Tuning by type, and no attribute of its job leads to another split."""
     seen: list[str] = []
     make = maker.__call__
@@ -371,7 +377,7 @@ def test_validation_and_test_cannot_be_reached_from_a_trial(scripted: World, mak
         seen.extend(type(value).__name__ for value in held if isinstance(value, Split | Splits))
         return make(job, out)
 
-    pytest.MonkeyPatch().setattr("tailorbird.customize.customize", watched)
+    monkeypatch.setattr("tailorbird.customize.customize", watched)
     scripted.write("[zero_shot, {lora: {}, tune: {trials: 3, over: {learning_rate: null}}}]")
     scripted.run()
     order = [(label, stage) for label, stage in scripted.stages() if label == "lora"]

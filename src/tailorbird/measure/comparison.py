@@ -265,7 +265,7 @@ def _about(record: Record) -> str:
 
 def _by_seed(record: Record) -> JSON:
     """The scores of each seed, which of them is exported, and the noise floor: their standard deviation."""
-    if len(record.seeds) < 2:
+    if len(record.seeds) < 2 or not record.outcomes("validation"):
         return {"by_seed": [], "seed_sd": {}}
     scores = {s: seed_means([o.by_seed for o in record.outcomes(s)]) for s in SPLITS if record.outcomes(s)}
     lines = [

@@ -298,7 +298,8 @@ def sentence(tuning: JSON, search: Search) -> str:
     gain, sd = tuning["gain"], (tuning["noise"] or {}).get("sd")
     if gain is None or sd is None:
         return f"tuning: trial {tuning['best'] + 1} of {count} was best; how much of that is luck was not measured"
-    figures = f"{what} better by {gain:.3f} than the defaults, {sd:.3f} between seeds"
+    than = f"{'better' if gain > 0 else 'worse'} by {abs(gain):.3f} than with the defaults"
+    figures = f"{what} {than}, {sd:.3f} between seeds"
     if tuning["beyond_noise"]:
         return f"tuning: {figures}, {count} trials"
     return f"tuning found nothing beyond noise in {count} trials: {figures}"
