@@ -54,7 +54,7 @@ Short forms: `base: NAME`, `data: FILE` or a list of files, `task: KIND`, a cont
 
 More than once: `- {lora: {}, seeds: 5}` is made five times, and its interval speaks of the technique;
 `- {lora: {}, tune: 8}` first tries eight settings on Train and Tuning rows, the first its defaults, and
-`tune: {minutes: 20, over: {learning_rate: [1e-4, 1e-2], rank: [8, 16, 32], epochs: }}` says how long and over what (two
+`tune: {minutes: 20, over: {learning_rate: [1e-4, 1e-2], rank: [8, 16, 32], epochs: null}}` says how long and over what (two
 numbers are a range, more are choices, nothing is the technique's own range); `- {lora: {}, curve: [25, 50, 100]}` learns
 from nested shares of Train and answers whether more labels would help.
 """

@@ -56,8 +56,9 @@ def _measured(shop: Workshop, work: Work, part: Train, share: int) -> Measuremen
 
         step.begin()
         inside, made = step.folder / "work", step.folder / "customization"
-        with shop.stage(work.label, f"curve {share} %", work.entrant.steps) as progress:
-            customize(replace(shop.job(work.entrant, inside, progress, work.seed), train=part), made)
+        if not made.is_dir():
+            with shop.stage(work.label, f"curve {share} %", work.entrant.steps) as progress:
+                customize(replace(shop.job(work.entrant, inside, progress, work.seed), train=part), made)
         validation = shop.material.splits.validation
         with (
             shop.opened(Work(work.entrant, artifact=made)) as get,

@@ -81,9 +81,7 @@ class TaskSpec(_Part):
 
 
 class Tune(_Part):
-    """A search for a contestant's settings on Train and Tuning rows. Needs `trials` or `minutes`; `tune: 8` is short
-    for 8 trials.
-    """
+    """A search for a contestant's settings, on Train and Tuning rows; `tune: 8` is short for `{trials: 8}`."""
 
     trials: Annotated[int, Field(ge=2, le=1000)] | None = Field(
         None, description="Settings that are tried, the first being the defaults."
