@@ -26,13 +26,14 @@ from tailorbird.spec import (
     Spec,
     SplitSpec,
     TaskSpec,
+    Tune,
 )
 
 DOCS = Path(__file__).resolve().parent
 SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("base", BaseSpec), ("data", DataSpec), ("data.examples[]", ExampleSource), ("data.replay", ReplaySpec),
-    ("task", TaskSpec), ("contestants[]", Contestant), ("requirements", Requirements), ("limits", Limits),
-    ("split", SplitSpec), ("report", ReportSpec),
+    ("task", TaskSpec), ("contestants[]", Contestant), ("contestants[].tune", Tune), ("requirements", Requirements),
+    ("limits", Limits), ("split", SplitSpec), ("report", ReportSpec),
 ]  # fmt: skip
 HEAD = """# The spec
 
@@ -57,6 +58,12 @@ One technique after another: `- {lora: {rank: 8}, label: specialist, after: sft}
 `after: runs/other:sft` from one of another run on the same base. What results holds the parent's parts and its own. A
 technique goes on with a parent's part of its own kind (rank, targets, number of virtual tokens as they were) and leaves
 others frozen in place; `sft` first adds to the weights what its parent put beside them.
+
+More than once: `- {lora: {}, seeds: 5}` is made five times, and its interval speaks of the technique;
+`- {lora: {}, tune: 8}` first tries eight settings on Train and Tuning rows, the first its defaults, and
+`tune: {minutes: 20, over: {learning_rate: [1e-4, 1e-2], rank: [8, 16, 32], epochs: null}}` says how long and over what
+(two numbers are a range, more are choices, nothing is the technique's own range);
+`- {lora: {}, curve: [25, 50, 100]}` learns from nested shares of Train and answers whether more labels would help.
 """
 TAIL = """
 ## Settings of a technique

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird import store
 from tailorbird.data.files import ROW_SUFFIXES
 from tailorbird.errors import SpecError
-from tailorbird.plan import Plan, make_plan
+from tailorbird.plan import Plan, make_plan, repeating
 from tailorbird.running.material import Material
 from tailorbird.spec import Spec
 
@@ -165,6 +165,7 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
         if 0 < e.micro_batch_tokens < plan.micro_batch_tokens:
             settings += f"; to fit the memory: micro-batches of {e.micro_batch_tokens:,} tokens"
         settings += "; to fit the memory: layers computed again in the backward pass" if e.recompute else ""
+        settings = "; ".join(part for part in (settings, *repeating.told(e)) if part)
         memory = f"{e.memory_bytes / 1e9:.1f} GB" if e.memory_bytes else ""
         contestants.add_row(e.label, what, _time(e.seconds), memory, settings)
     yield contestants

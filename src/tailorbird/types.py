@@ -202,7 +202,11 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An answer judged against its row. `score` lies in [0, 1] (classify and exact match: 0 or 1)."""
+    """An answer judged against its row. `score` lies in [0, 1] (classify and exact match: 0 or 1).
+
+    Made several times with other seeds: `by_seed` has the row's score under each, `score` is their mean, and all else
+    is of the seed that was exported.
+    """
 
     row: str
     score: float
@@ -214,6 +218,7 @@ class Outcome:
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
     slices: Mapping[str, str] = field(default_factory=dict)
+    by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,10 @@ def test_a_field_that_is_set_gives_another_plan(path: str) -> None:
         {"label": "lora", "command": "x"},
         {"label": "lora", "command": "x", "timeout_seconds": 5.0},
         {"label": "lora", "adapter": "x"},
+        {"lora": {}, "seeds": 2},
+        {"lora": {}, "tune": 8},
+        {"lora": {}, "tune": {"minutes": 5.0}},
+        {"lora": {}, "curve": [50, 100]},
     ],
 )
 def test_each_field_of_a_contestant_gives_another_plan(contestant: Any) -> None:
@@ -129,6 +133,22 @@ def test_each_field_of_a_source_gives_another_plan(field: str, value: Any) -> No
     seen = [
         make_plan(make_spec(data={"examples": [one, "b.csv"]}), make_facts())
         for one in (SOURCE, {**SOURCE, field: value})
+    ]
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize(
+    "tune",
+    [
+        {"trials": 9},
+        {"trials": 8, "over": {"rank": None}},
+        {"trials": 8, "over": {"learning_rate": [1e-4, 1e-2]}},
+        {"trials": 8, "over": {"rank": [4, 8, 16]}},
+    ],
+)
+def test_each_field_of_a_search_gives_another_plan(tune: Any) -> None:
+    seen = [
+        make_plan(make_spec(contestants=[{"lora": {}, "tune": t}]), make_facts()).entrant("lora") for t in (8, tune)
     ]
     assert seen[0] != seen[1]
 

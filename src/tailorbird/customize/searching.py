@@ -34,6 +34,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         return parts if parent is None else parts.over(parent.parts)
 
     done = 0
+    scores: dict[str, float] = {}
     log: list[dict[str, Any]] = []
 
     def opened(parts: Parts, calibrated: bool = True) -> LocalAnswerer:
@@ -66,6 +67,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
             hits = [max(s, key=lambda c: s[c] - bias[c]) == row.label for s, row in zip(*kept[key], strict=True)]
             score = sum(hits) / len(hits)
         done += 1
+        scores[_named(parts)] = score
         log.append({"step": done, "tuning_score": score})
         job.progress(done, done + 1, f"Tuning score {score:.3f}")
         return score
@@ -96,6 +98,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     parts = beside(technique.search(context, technique.Settings.model_validate(job.settings)))
     facts: dict[str, Any] = {
         "steps": done,
+        "tuning_score": scores.get(_named(parts)),
         "train_tokens": 0,
         "trainable_parameters": 0,
         "examples": len(parts.prompt.examples),
@@ -104,3 +107,9 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     store.write_jsonl(job.work / "log.jsonl", log)
     hand_over(job, technique, parts, renderer, facts, opened(parts).top_logits, out, parent)
     return facts
+
+
+def _named(parts: Parts) -> str:
+    """A prompt and its calibration, as a key."""
+    calibration = parts.decode.calibration
+    return store.sha256_json([parts.prompt.as_dict(), None if calibration is None else dict(calibration)])

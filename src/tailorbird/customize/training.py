@@ -19,6 +19,7 @@ from tailorbird.types import Message, Role, Row
 if TYPE_CHECKING:
     from tailorbird.bases.renderer import Renderer
     from tailorbird.engine.batches import Encoded, RowSource
+    from tailorbird.engine.model import Model
     from tailorbird.engine.train import Best, Trainable
     from tailorbird.tasks import Task
 

@@ -39,8 +39,9 @@ class Entrant:
     """One contestant as planned. Times in seconds and memory in bytes are estimates (see `estimate`).
 
     `source`: for imported ones {"answers" | "command" | "adapter": as written}. `after`: what it starts from, as
-    written: a contestant's label, RUN:LABEL or a folder. `state` skipped: `note` says why. `replay`: the part of general
-    conversations in the rows of its training.
+    written: a contestant's label, RUN:LABEL or a folder. `state` skipped: `note` says why. `replay`: the part of
+    general conversations in the rows of its training. `tune`: {"trials" or "minutes", "over": {setting: range}}.
+    `curve`: percents of the Train rows.
     """
 
     label: str
@@ -62,6 +63,9 @@ class Entrant:
     replay: float = 0.0
     micro_batch_tokens: int = 0  # of its training; 0 = the plan's
     recompute: bool = False  # layers computed again in the backward pass, to fit the memory
+    tune: JSON | None = None
+    seeds: int = 1
+    curve: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Plan:
         reading = dict(given["reading"])
         listed = {name: tuple(reading[name]) for name in ("examples", "slices", "sources") if name in reading}
         given["reading"] = Reading(**{**reading, **listed})
-        given["entrants"] = tuple(Entrant(**e) for e in given["entrants"])
+        given["entrants"] = tuple(Entrant(**{**e, "curve": tuple(e.get("curve", ()))}) for e in given["entrants"])
         given["notes"] = tuple(given["notes"])
         return cls(**given)
 

@@ -49,6 +49,8 @@ ASSUMED_GFLOPS = {"float32": 60.0, "bfloat16": 110.0}  # per thread-pair of a se
 
 @dataclass(frozen=True)
 class Estimate:
+    """`seconds` of one contestant made once; of these `making` it, and answering `validation` and `test`."""
+
     seconds: float
     memory_bytes: int
     steps: int
@@ -56,6 +58,9 @@ class Estimate:
     micro_batch_tokens: int = 0  # of a training, chosen so that it fits
     recompute: bool = False
     fits: bool = True
+    making: float = 0.0
+    validation: float = 0.0
+    test: float = 0.0
 
 
 def speed(facts: Facts, dtype: str) -> float:
@@ -109,6 +114,7 @@ def estimate(
     seconds = OPENING_SECONDS + row * (facts.sizes["validation"] + facts.sizes["test"]) + LATENCY_REQUESTS * ALONE * row
     steps, step_seconds = 0, 0.0
     chosen = Choice(0, False, answering_bytes(facts, dtype, micro_batch_tokens), True)
+    made = OPENING_SECONDS + number(settings, "draws", 1) * row * facts.sizes["tuning"]
     if trained:
         chosen = choose(facts, technique, settings, dtype, micro_batch_tokens, memory_bytes)
         steps, step_seconds, made = training(facts, technique, settings, dtype, recompute=chosen.recompute)
@@ -116,8 +122,9 @@ def estimate(
         tokens = RETENTION_TOKENS * RETENTION_TEXTS.get(retention, RETENTION_TEXTS["full"])
         seconds += made + forward.tokens(tokens) + forward.logits(tokens)
     else:
-        seconds += OPENING_SECONDS + number(settings, "draws", 1) * row * facts.sizes["tuning"]
+        seconds += made
     chosen = replace(chosen, fits=chosen.memory_bytes <= memory_bytes)
+    answered = {split: OPENING_SECONDS + row * facts.sizes[split] for split in ("validation", "test")}
     return Estimate(
         seconds,
         chosen.memory_bytes,
@@ -126,6 +133,8 @@ def estimate(
         chosen.micro_batch_tokens,
         chosen.recompute,
         chosen.fits,
+        made,
+        **answered,
     )
 
 

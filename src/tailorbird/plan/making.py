@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tailorbird.data.replay import replay_rows
 from tailorbird.errors import ResourceError, SpecError
-from tailorbird.plan import chains
+from tailorbird.plan import chains, repeating
 from tailorbird.plan.claims import Claims
 from tailorbird.plan.document import Entrant, Plan, Reading
 from tailorbird.plan.estimate import Estimate, estimate
@@ -255,6 +255,7 @@ def _without_orphans(entrants: list[Entrant]) -> list[Entrant]:
 def _other(claims: Claims, contestant: Contestant, facts: Facts) -> Entrant | None:
     """References and imported contestants."""
     label, kind = contestant.label, contestant.kind
+    repeating.claim(claims, contestant, None)
     if contestant.settings:
         for name in contestant.settings:
             claims.has_no_effect(
@@ -287,8 +288,10 @@ def _technique(
     if name not in techniques.NAMES and ":" not in name:
         claims.problem(_no_technique(name), "contestants", label, "technique")
         claims.take_contestant(label, *contestant.settings)
+        claims.taken.update(("contestants", label, *field) for field in repeating.FIELDS)
         return None
     technique = techniques.get(name)
+    repeating.claim(claims, contestant, technique)
     effective = _settings(claims, contestant, technique, facts)
     if effective is None:
         return None
@@ -321,6 +324,7 @@ def _technique(
         micro_batch_tokens=guess.micro_batch_tokens,
         recompute=guess.recompute,
     )
+    entrant = repeating.repeating(claims, contestant, technique, facts, guess, entrant)
     if facts.task.kind not in technique.tasks:
         note = f"{name} is for {', '.join(sorted(technique.tasks))}; this task is {facts.task.kind}"
         return replace(entrant, state="skipped", note=note)

@@ -36,7 +36,7 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "",
         "## How it was made",
         "",
-        f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, seed {plan.seed}, "
+        f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, {_seed(row, plan)}, "
         f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.{_parent(row, plan)}",
         "",
         "| setting | asked | used |",
@@ -55,6 +55,14 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
 def _parent(row: JSON, plan: Plan) -> str:
     after = plan.entrant(row["label"]).after
     return f" It was started from {after}, whose parts it holds." if after else ""
+
+
+def _seed(row: JSON, plan: Plan) -> str:
+    """The seed of these files; the scores are means over all that were made."""
+    handed = [one["seed"] for one in row["by_seed"] if one["exported"]]
+    if not handed:
+        return f"seed {plan.seed}"
+    return f"seed {handed[0]} (the scores are means over the seeds {', '.join(map(str, row['seeds']))})"
 
 
 def _used(row: JSON) -> list[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from tailorbird.errors import Interrupted, TailorbirdError
 from tailorbird.events import Events
 from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
 from tailorbird.plan.making import need_a_contestant
-from tailorbird.running import sealing, steps, writing
+from tailorbird.running import curves, repeats, sealing, steps, writing
 from tailorbird.running.folder import RunFolder, choose
 from tailorbird.running.inputs import Inputs, inputs_of
 from tailorbird.running.material import Material, read_material
@@ -203,19 +203,25 @@ def skip_orphan(shop: Workshop, work: Work) -> None:
 def validate(shop: Workshop, work: Work) -> None:
     """Makes a contestant and measures it on Validation: score, latency, forgetting."""
     if work.entrant.kind == "technique":
-        steps.customize(shop, work)
-    with shop.opened(work) as get:
-        work.measurements["validation"] = steps.measured(shop, work, "validation", get)
-        steps.latency(shop, work, get)
-        steps.forgetting(shop, work, get)
+        repeats.make(shop, work)
+    for number, one in enumerate(work.ones):
+        with shop.opened(one) as get:
+            one.measurements["validation"] = steps.measured(shop, one, "validation", get)
+            if number == work.exported:
+                steps.latency(shop, one, get)
+                steps.forgetting(shop, one, get)
+    repeats.pool(shop, work, "validation")
     _uncalibrated(shop, work, "validation")
+    curves.draw(shop, work)
     shop.events.emit("contestant", label=work.label, state="done", note=None)
 
 
 def test(shop: Workshop, work: Work) -> None:
     """Measures on Test, which `sealing.open_test` has opened."""
-    with shop.opened(work) as get:
-        work.measurements["test"] = steps.measured(shop, work, "test", get)
+    for one in work.ones:
+        with shop.opened(one) as get:
+            one.measurements["test"] = steps.measured(shop, one, "test", get)
+    repeats.pool(shop, work, "test")
     _uncalibrated(shop, work, "test")
 
 

@@ -64,7 +64,10 @@ def record(shop: Workshop, work: Work, *, after_test: bool = False) -> Record:
             "effective": {**entrant.effective, **work.found, **_replay(entrant)},
         },
         artifact=work.artifact.relative_to(shop.folder.path).as_posix() if work.artifact and done else None,
-        seeds=(shop.plan.seed,) if technique else (),
+        seeds=tuple(shop.plan.seed + n for n in range(entrant.seeds)) if technique else (),
+        exported_seed=shop.plan.seed + work.exported if technique else None,
+        tuning=work.tuning,
+        curve=work.curve,
         meets=met.meets if technique and done else {},
         misses=met.misses if technique and done else "",
         after_test=after_test,
@@ -78,8 +81,9 @@ def _replay(entrant: Entrant) -> dict[str, float]:
 
 
 def made_notes(work: Work) -> str | None:
-    """What the making of it had to say (fallbacks, repairs)."""
-    return "; ".join(work.made.get("notes") or ()) or None
+    """What the making of it had to say (fallbacks, repairs), and the search for its settings."""
+    searched = [work.tuning["said"]] if work.tuning else []
+    return "; ".join([*searched, *(work.made.get("notes") or ())]) or None
 
 
 def asked(shop: Workshop) -> SimpleNamespace:

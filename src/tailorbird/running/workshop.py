@@ -30,7 +30,9 @@ class Work:
     """One contestant on its way: what was made of it, what was measured, or why not. `keys`: step name -> key.
 
     `parent`: the contestant of this run that it starts from.
-    `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`).
+    `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`). Made with several
+    seeds, `by_seed` has a Work for each, with its `seed` and what it is called while at work (`part`); `exported` says
+    which one's files and answers are shown. `tuning`, `curve`: as they stand in comparison.json.
     """
 
     entrant: Entrant
@@ -46,6 +48,17 @@ class Work:
     forgetting: dict[str, Any] | None = None
     found: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    part: str = ""
+    by_seed: list[Work] = field(default_factory=list)
+    exported: int = 0
+    tuning: dict[str, Any] | None = None
+    curve: dict[str, Any] | None = None
+
+    @property
+    def ones(self) -> list[Work]:
+        """What is made and measured: one for each seed, or itself."""
+        return self.by_seed or [self]
 
     @property
     def label(self) -> str:
@@ -125,7 +138,9 @@ class Workshop:
         yield self.progress(label, stage)
         self.events.emit("stage_finished", label=label, stage=stage, seconds=self.clock() - begun)
 
-    def job(self, entrant: Entrant, work: Path, progress: Callable[[int, int, str], None]) -> Job:
+    def job(
+        self, entrant: Entrant, work: Path, progress: Callable[[int, int, str], None], seed: int | None = None
+    ) -> Job:
         from dataclasses import replace
 
         from tailorbird.customize import Job
@@ -140,7 +155,7 @@ class Workshop:
             task=self.task,
             train=splits.train,
             tuning=splits.tuning,
-            seed=self.plan.seed,
+            seed=self.plan.seed if seed is None else seed,
             compute=replace(
                 self.compute,
                 checkpoint_steps=entrant.checkpoint_steps,

@@ -18,6 +18,7 @@ from tailorbird.spec.fields import (
     Spec,
     SplitSpec,
     TaskSpec,
+    Tune,
 )
 from tailorbird.spec.problems import Problem, did_you_mean, problems_error
 from tailorbird.spec.reading import build, load
@@ -30,6 +31,7 @@ __all__ = [
     "ReplaySpec",
     "TaskSpec",
     "Contestant",
+    "Tune",
     "Requirements",
     "Limits",
     "SplitSpec",

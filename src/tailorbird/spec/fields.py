@@ -189,6 +189,29 @@ class TaskSpec(_Part):
     metric: str | None = Field(None, description="The main score; the task's own when left out.")
 
 
+class Tune(_Part):
+    """A search for a contestant's settings, on Train and Tuning rows; `tune: 8` is short for `{trials: 8}`."""
+
+    trials: Annotated[int, Field(ge=2, le=1000)] | None = Field(
+        None, description="Settings that are tried, the first being the defaults."
+    )
+    minutes: Positive | None = Field(
+        None, description="Minutes for all trials; their number follows from the time of the first."
+    )
+    over: dict[str, list[float | int | str | bool | None] | None] | None = Field(
+        None,
+        description="Settings that are searched: `[low, high]` of a number, the choices of all else, or nothing for "
+        "the technique's own range. Left out: all for which the technique has one and the spec no value.",
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Tune:
+        if (self.trials is None) == (self.minutes is None):
+            raise ValueError("needs one of trials, minutes")
+        return self
+
+
 class Contestant(_Part):
     """One row of the comparison."""
 
@@ -214,6 +237,13 @@ class Contestant(_Part):
         min_length=1,
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="The technique's own settings.")
+    tune: Tune | None = Field(None, description="Search for better settings before it is made.")
+    seeds: Annotated[int, Field(ge=1, le=50)] = Field(
+        1, description="How often it is made, with seed, seed + 1, …; the scores then speak of the technique."
+    )
+    curve: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=2)] | None = Field(
+        None, description="Percent of the Train rows to learn from, for a curve: would more labels help?"
+    )
 
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
 
@@ -227,6 +257,13 @@ class Contestant(_Part):
     def lines(self) -> Mapping[str, int]:
         """Line in the spec of each field and setting that was written there."""
         return self._lines
+
+    @field_validator("curve")
+    @classmethod
+    def _curve(cls, curve: list[int] | None) -> list[int] | None:
+        if curve is not None and curve != sorted(set(curve)):
+            raise ValueError("shares rise, for example [25, 50, 100]")
+        return curve
 
     @field_validator("label")
     @classmethod

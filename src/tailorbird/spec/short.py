@@ -19,6 +19,9 @@ CONTESTANT_FIELDS = (
     "replay",
     "after",
     "settings",
+    "tune",
+    "seeds",
+    "curve",
 )
 
 
@@ -58,6 +61,8 @@ def _contestant(value: Any) -> Any:
         full["technique"], full["settings"] = others[0], dict(full.pop(others[0]) or {})
     if "label" not in full and isinstance(full.get("technique"), str):
         full["label"] = full["technique"]
+    if isinstance(full.get("tune"), int) and not isinstance(full["tune"], bool):
+        full["tune"] = {"trials": full["tune"]}
     return full
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tailorbird.techniques.ranges import Range, around, choice, whole
 from tailorbird.types import BaseFacts, Row, Train, Tuning
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class TrainingSettings(BaseModel):
 
 
 class Technique:
-    """Common to all. `revision` is raised by hand when the same settings would give another result.
+    """Common to all. `revision` is raised by hand when the same settings would give another result; `varies`: whether
+    another seed or other Train rows give another customization.
 
     How it can start from another customization (`after:`), by kinds of its parts (`artifacts.parts.KINDS`): those it
     `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it
@@ -74,6 +76,7 @@ class Technique:
     citation: ClassVar[str]
     revision: ClassVar[int] = 1
     trained: ClassVar[bool] = False
+    varies: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = ALL_TASKS
     Settings: ClassVar[type[BaseModel]] = NoSettings
     makes: ClassVar[frozenset[str]] = frozenset()
@@ -82,6 +85,10 @@ class Technique:
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
+        return {}
+
+    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+        """Settings that tuning may search, and within which range."""
         return {}
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> Any:
@@ -93,6 +100,18 @@ class Trained(Technique):
     """Learns from rows by gradient descent."""
 
     trained = True
+
+    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+        """Around the technique's own defaults; the learning rate matters most, and its right size is least known."""
+        defaults = self.defaults(base, rows)
+        space = {"batch_rows": choice(8, 16, 32), "weight_decay": choice(0.0, 0.01, 0.1)}
+        if rate := defaults.get("learning_rate"):
+            space = {"learning_rate": around(rate, 5.0), **space}
+        if epochs := defaults.get("epochs"):
+            space["epochs"] = whole(max(1, epochs // 2), 2 * epochs)
+        if "dropout" in self.Settings.model_fields:
+            space["dropout"] = choice(0.0, 0.05, 0.1)
+        return {name: found for name, found in space.items() if name in self.Settings.model_fields}
 
     def trainable(self, model: Model, settings: Any, generator: torch.Generator) -> Trainable:
         """Make the trainable tensors and put them in place, or take up those of a parent that are in place."""

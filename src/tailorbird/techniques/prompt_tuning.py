@@ -14,6 +14,7 @@ from pydantic import Field
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
 from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class PromptTuning(Trained):
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
         return {"learning_rate": 0.05, "epochs": 3 if large else 6, "batch_rows": 32 if large else 16}
+
+    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+        return {**super().search_space(base, rows), "total_virtual_tokens": choice(10, 20, 50)}
 
     def trainable(self, model: Model, settings: PromptTuningSettings, generator: torch.Generator) -> Trainable:
         import torch

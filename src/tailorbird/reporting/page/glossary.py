@@ -49,6 +49,8 @@ WORDS = {
     "sft": "Supervised fine-tuning: all weights of the base are trained on the examples.",
     "majority": "Always answers the most frequent label. Being no better than this means: nothing was learned.",
     "tfidf": "Counts words and word pairs, and weighs them with logistic regression. Fast, small, often hard to beat.",
+    "seed": "Where a technique's dice start. Another seed gives another customization from the same rows and settings; "
+    "how far their scores lie apart is the noise floor.",
     "supervised tokens": "The part of a row that the model learns to write; the rest is only read.",
 }
 

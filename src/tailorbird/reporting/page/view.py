@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailorbird.reporting import doubts, numbers, price, verdict
+from tailorbird.reporting import doubts, numbers, price, repeats, verdict
 from tailorbird.reporting.contestants import done, in_order, joined, measured, metric_name, pick, what
 from tailorbird.reporting.page import answers, confusion, facts, glossary, limits, pictures
 from tailorbird.reporting.page.input import ReportInput
@@ -32,7 +32,7 @@ def build(data: ReportInput) -> dict[str, Any]:
         "on_test": (comparison.get("recommendation") or {}).get("on_test"),
         "lead": verdict.lead(comparison),
         "why": verdict.why(comparison),
-        "how_sure": doubts.how_sure(comparison),
+        "how_sure": [*doubts.how_sure(comparison), *repeats.seeds(comparison)],
         "costs": price.costs(comparison),
         "forgetting": price.forgetting(comparison),
         "drifts": drifts(comparison),
@@ -47,6 +47,8 @@ def build(data: ReportInput) -> dict[str, Any]:
             "forgetting": pictures.forgetting(data),
             "curves": pictures.curves(data),
         },
+        "answer_curves": pictures.answer_curves(data),
+        "tuned": pictures.tuned(data, veil),
         "comparisons": compared(comparison),
         "confusion": {"heats": heats, "pairs": pairs, "labels": recall_labels, "recalls": recalls},
         "answers": {"shown": shown, "disagreeing": disagreeing, "total": total, "split": answers.split_of(data)},
@@ -140,7 +142,7 @@ def table_row(row: JSON, comparison: JSON) -> dict[str, Any]:
     picked = pick(comparison)
     cells: dict[str, Any] = {
         "label": row["label"],
-        "what": what(row),
+        "what": ", ".join(part for part in (what(row), repeats.seeds_of(row)) if part),
         "kind": row.get("kind"),
         "state": row.get("state"),
         "note": row.get("note"),
