@@ -54,6 +54,11 @@ def test_every_cell_of_the_grid_can_be_reached_by_the_search() -> None:
     assert reached == set(cells.whole_grid("lora", 32))
 
 
+def test_packing_is_tried_from_the_other_trainer_too() -> None:
+    cell = Cell("transformers", "float32", False, "grouped", 8)
+    assert Cell("trl", "float32", False, "packing", 8) in cells.neighbours(cell, "layout", "lora", 32)
+
+
 # -- the sums
 
 
