@@ -209,7 +209,7 @@ class Pair:
         told = apart(ours.losses, theirs.losses)
         if told["largest"] > NEAR and (self.dtype != "float32" or best.dtype != "float32"):
             seconds = 4 * self.asked.seconds
-            exact = self.ours(dtype="float32", seconds=seconds)
+            exact = self.ours(dtype="float32", write_start=True, seconds=seconds)
             peer = self.theirs(
                 Cell("trl", "float32", False, "grouped", min(8, self.job["rows_per_step"])), seconds=seconds
             )
