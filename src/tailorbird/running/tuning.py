@@ -253,6 +253,7 @@ class Budget:
             dtype=plan.dtype,
             micro_batch_tokens=plan.micro_batch_tokens,
             retention=plan.retention,
+            memory_bytes=plan.memory_bytes,
         )
         return guess.making
 

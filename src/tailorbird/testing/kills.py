@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,10 @@ def sweep(name: str, base: BaseFacts, folder: Path, count: int) -> list[Trial]:
     for number, (point, passes) in enumerate(spread(store.read_json(told), count)):
         killed = job(name, base, folder / f"work{number}")
         out = folder / f"killed{number}"
-        status = in_child(lambda k=killed, o=out, p=point, n=passes: _until(k, o, p, n))
+        status = in_child(partial(_until, killed, out, point, passes))
         if status != -signal.SIGKILL:
             raise RuntimeError(f"{name}: was not killed at {point} {passes} (ended with {status})")
-        if in_child(lambda k=killed, o=out: _run(k, o)) != 0:
+        if in_child(partial(customize, killed, out)) != 0:
             raise RuntimeError(f"{name}: killed at {point} {passes}, it could not go on")
         trials.append(Trial(point, passes, hashes(out) == wanted))
     return trials
@@ -102,10 +103,6 @@ def in_child(work: Callable[[], Any]) -> int:
             traceback.print_exc()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _run(job: Job, out: Path) -> None:
-    customize(job, out)
 
 
 def _count(job: Job, out: Path, told: Path) -> None:
@@ -132,7 +129,7 @@ def _listen(hear: Callable[[str], None]) -> None:
     """Every pass of a fault point in this process, and each beginning of a backward pass through the layers."""
     from tailorbird.engine.model import Model
 
-    store.fault = hear
+    store.fault = hear  # type: ignore[assignment]
     plain = Model.cross_entropy
 
     def watched(model: Model, hidden: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,7 +137,7 @@ def _listen(hear: Callable[[str], None]) -> None:
             hidden.register_hook(lambda gradient: hear("backward"))
         return plain(model, hidden, *args, **kwargs)
 
-    Model.cross_entropy = watched  # type: ignore[method-assign]
+    Model.cross_entropy = watched  # type: ignore[method-assign, assignment]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
