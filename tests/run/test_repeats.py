@@ -81,6 +81,9 @@ class Shaky:
         for text in texts:
             yield 2.0 * len(text)
 
+    def kl(self, walks: Iterable[Any], base: Any) -> Iterator[float]:
+        yield from (0.01 * walk.positions for walk in walks)
+
     def cost_facts(self) -> dict[str, Any]:
         return {"prompt_tokens": 10.0, "flops_per_request": 1e9, "deployed_bytes": 1000, "trainable_parameters": 10}
 
@@ -287,7 +290,7 @@ def test_a_search_that_is_stopped_goes_on_as_if_undisturbed(scripted: World, mak
     assert json.dumps(stable(run_spec(spec, runs=other).comparison), sort_keys=True) == undisturbed
 
 
-@pytest.mark.parametrize("point", ["finish:2", "finish:4", "finish:5", "finish:6", "publish:1", "rename:25"])
+@pytest.mark.parametrize("point", ["finish:4", "finish:6", "finish:8", "publish:1", "rename:25"])
 def test_files_that_were_lost_on_their_way_are_made_again(
     scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
@@ -381,7 +384,7 @@ def test_validation_and_test_cannot_be_reached_from_a_trial(
     scripted.write("[zero_shot, {lora: {}, tune: {trials: 3, over: {learning_rate: null}}}]")
     scripted.run()
     order = [(label, stage) for label, stage in scripted.stages() if label == "lora"]
-    assert set(seen) == {"Train", "Tuning"}
+    assert {"Train", "Tuning"} <= set(seen) <= {"Train", "Tuning", "Replay"}
     assert order.index(("lora", "trial 3 of 3")) < order.index(("lora", "validation"))
 
 

@@ -56,11 +56,11 @@ class Material:
         facts |= {name: data.facts.as_dict() for name, data in self.given.items()}
         return facts | ({"replay": self.replayed.as_dict()} if self.replayed else {})
 
-    def replay_for(self, share: float) -> Replay:
-        """What a contestant meets beside Train, as `share` of the rows of its training."""
+    def replay_for(self, share: float, train: int | None = None) -> Replay:
+        """What a contestant meets beside Train, or `train` rows of it, as `share` of the rows of its training."""
         if self.replayed is None or not share:
             return Replay(())
-        return self.replayed.part(len(self.splits.train), share, self.spec.seed)
+        return self.replayed.part(len(self.splits.train) if train is None else train, share, self.spec.seed)
 
     def facts(self, *, torch: bool) -> Facts:
         """What the plan needs. With `torch` the device is looked at and the probe is run where it never was."""

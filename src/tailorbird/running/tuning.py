@@ -90,7 +90,8 @@ def steps_of(shop: Workshop, entrant: Entrant, effective: Mapping[str, Any]) -> 
     """Optimizer steps of a training with these settings; 0 for a prompt search."""
     if not entrant.trained:
         return 0
-    per_epoch = math.ceil(len(shop.material.splits.train) / int(effective.get("batch_rows") or 1))
+    rows = len(shop.material.splits.train) + len(shop.material.replay_for(entrant.replay))
+    per_epoch = math.ceil(rows / int(effective.get("batch_rows") or 1))
     return per_epoch * int(effective.get("epochs") or 1)
 
 
