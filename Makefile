@@ -1,7 +1,7 @@
 # make demo   the main job on data that ships with the package, on a real small model
 # make test   style, types, import order, tests
 # make lint   the first three of them
-# make bench  measured figures: speed, quality, kill tests (long)
+# make bench  measured figures: speed, quality, kill tests (long); make bench-gpu  those of a CUDA device
 #
 # Each target makes its own .venv with pip and installs what it needs; a stamp file per kind of set-up depends on
 # pyproject.toml. pip and not uv: uv ignores --find-links from pip's configuration and resolves a bare `torch` on Linux
@@ -32,7 +32,7 @@ export TAILORBIRD_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench bench-gpu docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -72,6 +72,9 @@ test: lint
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py
+
+bench-gpu: $(VENV)/.bench
+	$(BIN)/python benchmarks/bench_gpu.py
 
 # Pages that are written from the code; a test compares them.
 docs: $(VENV)/.dev

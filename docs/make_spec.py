@@ -18,18 +18,22 @@ from tailorbird.spec import (
     BaseSpec,
     Contestant,
     DataSpec,
+    ExampleSource,
     Limits,
+    ReplaySpec,
     ReportSpec,
     Requirements,
     Spec,
     SplitSpec,
     TaskSpec,
+    Tune,
 )
 
 DOCS = Path(__file__).resolve().parent
 SECTIONS: list[tuple[str, type[BaseModel]]] = [
-    ("base", BaseSpec), ("data", DataSpec), ("task", TaskSpec), ("contestants[]", Contestant),
-    ("requirements", Requirements), ("limits", Limits), ("split", SplitSpec), ("report", ReportSpec),
+    ("base", BaseSpec), ("data", DataSpec), ("data.examples[]", ExampleSource), ("data.replay", ReplaySpec),
+    ("task", TaskSpec), ("contestants[]", Contestant), ("contestants[].tune", Tune), ("requirements", Requirements),
+    ("limits", Limits), ("split", SplitSpec), ("report", ReportSpec),
 ]  # fmt: skip
 HEAD = """# The spec
 
@@ -49,6 +53,17 @@ would have no effect stops it as well: nothing is ignored. On the command line `
 
 Short forms: `base: NAME`, `data: FILE` or a list of files, `task: KIND`, a contestant as a bare name (`- lora`) or as
 `- {lora: {rank: 8}, label: small}`; several settings of one technique stand side by side under labels.
+
+One technique after another: `- {lora: {rank: 8}, label: specialist, after: sft}` starts from the contestant `sft`, and
+`after: runs/other:sft` from one of another run on the same base. What results holds the parent's parts and its own. A
+technique goes on with a parent's part of its own kind (rank, targets, number of virtual tokens as they were) and leaves
+others frozen in place; `sft` first adds to the weights what its parent put beside them.
+
+More than once: `- {lora: {}, seeds: 5}` is made five times, and its interval speaks of the technique;
+`- {lora: {}, tune: 8}` first tries eight settings on Train and Tuning rows, the first its defaults, and
+`tune: {minutes: 20, over: {learning_rate: [1e-4, 1e-2], rank: [8, 16, 32], epochs: null}}` says how long and over what
+(two numbers are a range, more are choices, nothing is the technique's own range);
+`- {lora: {}, curve: [25, 50, 100]}` learns from nested shares of Train and answers whether more labels would help.
 """
 TAIL = """
 ## Settings of a technique
@@ -70,7 +85,7 @@ def type_text(annotation: Any) -> str:
     if origin in (list, tuple):
         return f"list of {type_text(arguments[0])}"
     if arguments:
-        return " or ".join(type_text(a) for a in arguments if a is not type(None))
+        return " or ".join(dict.fromkeys(type_text(a) for a in arguments if a is not type(None)))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "yes/no (`true`, `false`)"}.get(

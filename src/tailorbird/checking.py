@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
+from tailorbird.data.files import ROW_SUFFIXES
 from tailorbird.errors import SpecError
-from tailorbird.plan import Plan, make_plan
+from tailorbird.plan import Plan, make_plan, repeating
 from tailorbird.running.material import Material
 from tailorbird.spec import Spec
 
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 SHOWN_LABELS = 12
 SHOWN_REJECTED = 5
 
 
 def is_data(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() in DATA_SUFFIXES
+    return path.is_dir() or path.suffix.lower() in ROW_SUFFIXES
 
 
 def data_report(material: Material) -> Iterator[RenderableType]:
@@ -60,10 +60,55 @@ def data_report(material: Material) -> Iterator[RenderableType]:
     table.add_row(
         "leaks", f"overlap {material.split_facts.get('overlap', 0)} (proven); near-duplicates and groups kept together"
     )
+    for name, told in sources_told(material.split_facts):
+        table.add_row("source", f"{name}: {told}")
+    if material.replayed is not None:
+        table.add_row("replay", replay_told(material))
     yield Text("Data", style="bold")
     yield table
     for warning in (*facts.get("warnings", ()), *material.split_facts.get("warnings", ()), *material.renderer.notes):
         yield Text(f"· {warning}", style="yellow")
+
+
+def sources_told(split_facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each source of a collection: its rows in the splits, and how its part of Train comes about."""
+    sources, mixture = split_facts.get("sources") or {}, split_facts.get("mixture") or {}
+    for name in dict.fromkeys(name for counts in sources.values() for name in counts):
+        own = {split: counts.get(name, 0) for split, counts in sources.items()}
+        mixed = mixture.get(name)
+        if mixed:
+            own["train"] = mixed["rows"]
+        told = ", ".join(f"{split} {count:,}" for split, count in own.items())
+        yield name, told + (f"; {_part(mixed)}" if mixed else "")
+
+
+def _part(mixed: Mapping[str, Any]) -> str:
+    share = f"{100 * mixed['share']:.1f} % of Train"
+    if mixed["rows"] < mixed["available"]:
+        return f"{share}, a random part of {mixed['available']:,}"
+    least, most = mixed["least_times"], mixed["most_times"]
+    if most == 1:
+        return f"{share}, all it has"
+    return f"{share}, each of its {mixed['available']:,} rows {least} times" + (f" or {most}" if most > least else "")
+
+
+def replay_told(material: Material) -> str:
+    """Where the general conversations come from, how many a training meets, and what was left out."""
+    replayed = material.replayed
+    assert replayed is not None
+    count = len(material.replay_for(replayed.share))
+    told = (
+        f"{replayed.path}: {count:,} general rows beside {material.sizes['train']:,} of Train "
+        f"({100 * replayed.share:g} %), {len(replayed.rows):,} can be used"
+    )
+    if count > len(replayed.rows):
+        told += f", so that they are met up to {-(-count // len(replayed.rows))} times"
+    reasons = {
+        "too_long": "are longer than the context",
+        "held_out": "say what a held-out row says",
+        "measured_on": "share words with what forgetting is measured on",
+    }
+    return told + "".join(f"; {n:,} left out: they {reasons[why]}" for why, n in replayed.left_out.items() if n)
 
 
 def rendered_rows(material: Material) -> Iterator[RenderableType]:
@@ -111,10 +156,16 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
         contestants.add_column(name, justify="right" if name in ("time", "memory") else "left", overflow="fold")
     for e in plan.entrants:
         what = e.technique or " ".join(f"{k}: {v}" for k, v in e.source.items())
+        what += f" after {e.after}" if e.after else ""
         if e.state == "skipped":
             contestants.add_row(e.label, what, "", "", f"skipped: {e.note}", style="dim")
             continue
         settings = ", ".join(f"{k} {v}" for k, v in e.effective.items() if v not in (None, [], ()))
+        settings += f", replay {e.replay:g}" if e.replay else ""
+        if 0 < e.micro_batch_tokens < plan.micro_batch_tokens:
+            settings += f"; to fit the memory: micro-batches of {e.micro_batch_tokens:,} tokens"
+        settings += "; to fit the memory: layers computed again in the backward pass" if e.recompute else ""
+        settings = "; ".join(part for part in (settings, *repeating.told(e)) if part)
         memory = f"{e.memory_bytes / 1e9:.1f} GB" if e.memory_bytes else ""
         contestants.add_row(e.label, what, _time(e.seconds), memory, settings)
     yield contestants
@@ -130,12 +181,14 @@ def plan_of(spec: Spec, material: Material) -> Plan:
 
 
 def check_imported(spec: Spec, plan: Plan, material: Material) -> None:
-    """What a run would refuse at once: imported files that are not there, rows that a file of answers lacks."""
-    from tailorbird.running.inputs import brought_path
+    """What a run would refuse at once: imported files and parents that are not there, rows that a file of answers
+    lacks."""
+    from tailorbird.running.inputs import brought_path, parent_folder
     from tailorbird.running.run import check_answers
 
     for contestant in spec.contestants or ():
         brought_path(spec, contestant)
+        parent_folder(spec, contestant.label, contestant.after)
     check_answers(plan, material)
 
 

@@ -4,7 +4,8 @@ Kinds and their fields (all optional unless a listener needs them; every event h
 
     run_started      name, contestants: [label], folder
     stage_started    label, stage, total        stage: read data | probe | rehearse | customize | validation |
-                                                forgetting | latency | test | report; label None = the run itself
+                                                forgetting | drift | latency | test | report;
+                                                label None = the run itself
     progress         label, stage, done, total, note     (note: e.g. "loss 0.41")
     stage_finished   label, stage, seconds
     measured         label, split, score, low, high, n

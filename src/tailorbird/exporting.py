@@ -1,109 +1,149 @@
 """A customization as a plain PEFT or transformers folder, for other people's tools.
 
-Merging adds the low-rank update to fp32 copies of the base's weights; the merged folder is kept only if its logits on
-the three check rows equal the unmerged ones.
+Merging adds the low-rank update or the delta to the base's weights. The merged folder is kept only if it answers as
+what was measured does: the logits on the three check rows, computed from the written file in its own type, are compared
+with the unmerged ones. A type of few bits can swallow a small update whole (in bf16 an update that moved the logits by
+0.047 came with a rounding of 0.055), so the difference is weighed against all that the update does to the logits.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.artifacts.layout import TOKENIZER_FILES, read_parts, save_weights
+from tailorbird.artifacts.layout import DELTA, TOKENIZER_FILES, read_parts, save_weights
 from tailorbird.artifacts.manifest import read_manifest, verify
 from tailorbird.errors import ArtifactError, SpecError
 
 if TYPE_CHECKING:
-    from tailorbird.artifacts.parts import LowRank
-    from tailorbird.engine.model import Model
+    from torch import Tensor
 
 OURS = ("manifest.json", "scores.json")
-MERGE_TOLERANCE = 1e-3
+FP32_DIFFERENCE = 1e-3  # largest difference of a logit that merging in fp32 may make
+LOST = 0.1  # of the customization's own effect on the logits that merging in another type may lose
+MERGE_TYPES = ("float32", "bfloat16", "float16")
 
 
-def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False) -> list[str]:
-    """Copy what other tools read to `out` (which must not exist or be empty); returns the names of the files.
+@dataclass(frozen=True)
+class Exported:
+    """Names of the files; after merging the largest `difference` of a check row's logit to the unmerged ones, and the
+    largest `effect` that the customization has on them."""
 
-    Raises SpecError when there is nothing to merge, ArtifactError when the folder is not what was measured.
+    files: list[str]
+    difference: float | None = None
+    effect: float | None = None
+
+
+def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False, dtype: str = "float32") -> Exported:
+    """Copy what other tools read to `out` (which must not exist or be empty).
+
+    Raises SpecError when there is nothing to merge or what is there needs merging, ArtifactError when the folder is not
+    what was measured, or when `dtype` would lose the change.
     """
     folder, out = Path(folder), Path(out)
+    if dtype not in MERGE_TYPES:
+        raise SpecError(f"weights cannot be merged in {dtype!r}", remedy=f"one of {', '.join(MERGE_TYPES)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} exists and is not empty", remedy="name a new folder")
     verify(folder)
     with store.disk(out):
-        return _export(folder, out, base_folder=base_folder, merge=merge)
+        return _export(folder, out, base_folder=base_folder, merge=merge, dtype=dtype)
 
 
-def _export(folder: Path, out: Path, *, base_folder: Path, merge: bool) -> list[str]:
+def _export(folder: Path, out: Path, *, base_folder: Path, merge: bool, dtype: str) -> Exported:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        told: dict[str, float] = {}
         if merge:
-            _merged(folder, temporary, base_folder)
+            told = _merged(folder, temporary, base_folder, dtype)
         else:
-            for file in sorted(folder.iterdir()):
-                if file.is_file() and file.name not in OURS:
-                    shutil.copyfile(file, temporary / file.name)
-        names = sorted(p.name for p in temporary.iterdir())
+            _copied(folder, temporary)
+        names = sorted(p.relative_to(temporary).as_posix() for p in temporary.rglob("*") if p.is_file())
         if out.exists():
             out.rmdir()
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return names
+    return Exported(names, **told)
 
 
-def _merged(folder: Path, out: Path, base_folder: Path) -> None:
+def _copied(folder: Path, out: Path) -> None:
+    if any(folder.rglob(DELTA)):
+        raise SpecError(
+            f"{read_manifest(folder).technique} changed weights of the base itself, which no other tool reads apart",
+            remedy="export it with --merge: whole weights with the change in them",
+        )
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OURS):
+        target = out / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def _merged(folder: Path, out: Path, base_folder: Path, dtype: str) -> dict[str, float]:
     from tailorbird.bases.model import load_model
-    from tailorbird.engine import low_rank
+    from tailorbird.engine.attaching import fold
     from tailorbird.engine.model import Model
 
-    parts = read_parts(folder)
-    if parts.low_rank is None:
+    manifest, parts = read_manifest(folder), read_parts(folder)
+    if not parts.kinds & {"low_rank", "peft", "delta"}:
+        what = "whole weights already" if "weights" in parts.kinds else "no weights to merge"
+        raise SpecError(f"{manifest.technique} has {what}", remedy="export it without --merge")
+    if "soft" in parts.kinds:
         raise SpecError(
-            f"{read_manifest(folder).technique} has no low-rank weights to merge",
-            remedy="export it without --merge; only lora is merged",
+            f"{manifest.label} has a soft prompt beside its weights, and a soft prompt is no weight",
+            remedy="export it without --merge",
         )
-    model = Model(load_model(base_folder))
-    restore = low_rank.wrap(model.network, parts.low_rank.tensors, parts.low_rank.scale)
-    before = _logits(folder, model)
-    restore()
-    _add(model.network, parts.low_rank)
-    _same(before, _logits(folder, model), folder)
-    save_weights(out, dict(model.network.named_parameters()), base_folder)
+    weights = parts.weights if isinstance(parts.weights, Path) else base_folder
+    below, unmerged = _measured(folder, weights, dtype if dtype == "float32" else manifest.compute_dtype)
+    network: Any = load_model(weights)
+    fold(network, parts)
+    whole: dict[str, Tensor] = dict(network.named_parameters())
+    save_weights(out, whole, base_folder, dtype)
+    del whole, network
     for name in (*TOKENIZER_FILES, "prompt.json", "README.md"):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
+    merged = _logits(folder, Model(load_model(out, dtype=dtype), verify=False))
+    effect, difference = _apart(below, unmerged), _apart(unmerged, merged)
+    allowed = FP32_DIFFERENCE if dtype == "float32" else LOST * effect
+    if not difference <= allowed:
+        raise ArtifactError(
+            f"merging in {dtype} changes logits by {difference:.2g}, and what was learned changes them by {effect:.2g}",
+            where=str(folder),
+            remedy="export it unmerged" + ("" if dtype == "float32" else ", or merge in float32"),
+        )
+    return {"difference": difference, "effect": effect}
 
 
-def _add(network: object, update: LowRank) -> None:
+def _measured(folder: Path, weights: Path, dtype: str) -> tuple[Tensor, Tensor]:
+    """Logits of the check rows without what is to be merged and with it, unmerged, computed in `dtype`."""
+    from tailorbird.bases.model import load_model
+    from tailorbird.engine.attaching import Attachment
+    from tailorbird.engine.model import Model
+
+    model = Model(load_model(weights, dtype=dtype))
+    below = _logits(folder, model)
+    Attachment(model, read_parts(folder)).put()
+    return below, _logits(folder, model)
+
+
+def _logits(folder: Path, model: Any) -> Tensor:
+    """(check rows, vocabulary) fp32: all logits after each check row's prompt."""
     import torch
-    from torch import nn
 
-    assert isinstance(network, nn.Module)
-    with torch.no_grad():
-        for name, (a, b) in update.tensors.items():
-            layer = network.get_submodule(name)
-            assert isinstance(layer.weight, torch.Tensor)
-            change = (b @ a) * update.scale  # (out, in)
-            layer.weight += change if isinstance(layer, nn.Linear) else change.t()
-
-
-def _logits(folder: Path, model: Model) -> list[dict[int, float]]:
-    """The largest logits (by token id) after each check row's prompt."""
     from tailorbird.engine.scoring import top_logits
 
-    return [dict(zip(*top_logits(model, row.ids), strict=True)) for row in read_manifest(folder).check_rows]
+    rows = []
+    for row in read_manifest(folder).check_rows:
+        ids, values = top_logits(model, row.ids, model.vocabulary)
+        rows.append(torch.tensor(values)[torch.tensor(ids).argsort()])
+    return torch.stack(rows)
 
 
-def _same(before: list[dict[int, float]], after: list[dict[int, float]], folder: Path) -> None:
-    for old, new in zip(before, after, strict=True):
-        shared = old.keys() & new.keys()
-        worst = max((abs(old[i] - new[i]) for i in shared), default=float("inf"))
-        if len(shared) < len(old) - 2 or not worst <= MERGE_TOLERANCE:
-            raise ArtifactError(
-                f"merging changes logits by {worst:.2g}", where=str(folder), remedy="export it unmerged"
-            )
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())

@@ -103,6 +103,7 @@ def _text(paths: Sequence[str], base: str, task: Task, dataset: Dataset) -> str:
         "  # columns: {prompt: …, label: …}    # say which column is which, where it was understood wrongly",
         "  # test: test.csv                    # rows of your own to test on; else they are split off",
         "  # group: customer                   # a column whose equal values never straddle two splits",
+        "  # replay: {path: talk.jsonl, share: 0.2}    # general talk beside the rows of a training",
         "  # retention: full                   # general texts that forgetting is measured on: full, fast, or a file",
         "",
         "task:",

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol, overload
 
 SplitName = Literal["train", "tuning", "validation", "test"]
+Purpose = Literal["train", "tuning", "validation", "test", "replay"]
 Kind = Literal["technique", "imported", "reference"]
 State = Literal["done", "failed", "skipped"]
 
@@ -50,7 +51,8 @@ class Row:
 
     `supervised` has one entry per message; only assistant turns may be true. `label` is the label id when the task is
     `classify` (the last message's content is then the label as it stood in the data). `key` is the user's own row id.
-    `id` is the content id: equal content, equal id, whatever file or line it came from.
+    `id` is the content id: equal content, equal id, whatever file or line it came from. `source`: the data set of a
+    collection that it came from, by name; None where there is one alone.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Row:
     key: str | None = None
     weight: float = 1.0
     slices: Mapping[str, str] = field(default_factory=dict)
+    source: str | None = None
 
     @property
     def prompt(self) -> Conversation:
@@ -81,7 +84,7 @@ class Row:
 class Split(Sequence[Row]):
     """Rows with one purpose. The four subclasses are types, so that a function can refuse the wrong one."""
 
-    name: SplitName
+    name: Purpose
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows: tuple[Row, ...] = tuple(rows)
@@ -123,6 +126,13 @@ class Test(Split):
 
     name = "test"
     __test__ = False  # pytest: not a test class
+
+
+class Replay(Split):
+    """General conversations that a training meets beside Train, against forgetting: no row of the task. Of a type of
+    its own, so that no prompt can be built of it and nothing is fitted to it."""
+
+    name = "replay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +193,20 @@ class Answerer(Protocol):
 
 
 class Scorer(Protocol):
-    """Local models only: bits needed to code each text, for forgetting."""
+    """Local models only, for forgetting: bits needed to code each text, and how far the answers to prompts moved."""
 
     def bits(self, texts: Sequence[str]) -> Iterator[float]: ...
+    def walks(self, conversations: Sequence[Conversation], *, max_new_tokens: int) -> Sequence[Any]: ...
+    def kl(self, walks: Sequence[Any], base: Any) -> Iterator[float]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An answer judged against its row. `score` lies in [0, 1] (classify and exact match: 0 or 1)."""
+    """An answer judged against its row. `score` lies in [0, 1] (classify and exact match: 0 or 1).
+
+    Made several times with other seeds: `by_seed` has the row's score under each, `score` is their mean, and all else
+    is of the seed that was exported.
+    """
 
     row: str
     score: float
@@ -202,6 +218,7 @@ class Outcome:
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
     slices: Mapping[str, str] = field(default_factory=dict)
+    by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,10 +29,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def make(technique: str, base: Path, folder: Path) -> Path:
+def make(technique: str, base: Path, folder: Path, **changes: Any) -> Path:
     rows = tiny_rows(8)
     facts, shelf = base_facts(base), techniques.get(technique)
-    asked = QUICK if shelf.trained else {}
+    asked = {**QUICK, **changes} if shelf.trained else {}
     job = Job(
         label=technique,
         technique=technique,
@@ -52,7 +53,8 @@ def make(technique: str, base: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("made")
-    return {name: make(name, base, folder) for name in ("zero_shot", "prompt_tuning", "lora", "sft")}
+    names = ("zero_shot", "prompt_tuning", "lora", "selective", "sft")
+    return {name: make(name, base, folder) for name in names}
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def lora(made: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(made["lora"], tmp_path / "lora"))
 
 
-@pytest.mark.parametrize("technique", ["zero_shot", "prompt_tuning", "lora", "sft"])
+@pytest.mark.parametrize("technique", ["zero_shot", "prompt_tuning", "lora", "selective", "sft"])
 def test_a_flipped_bit_in_any_file_is_refused(
     made: dict[str, Path], base: Path, tmp_path: Path, technique: str
 ) -> None:
@@ -142,6 +144,52 @@ def test_a_wrong_tensor_is_refused_by_name(lora: Path, change: Change, message: 
         read_adapter(lora)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({k: v * float("inf") for k, v in list(t.items())[:1]}), "not finite"),
+        (lambda t: t.update({"model.renamed": t.pop(next(iter(t)))}), "changes model.renamed, which is no parameter"),
+        (lambda t: t.update({k: v[:1].clone() for k, v in list(t.items())[:1]}), "the delta is .*, the base's"),
+        (lambda t: t.clear(), "holds no tensors"),
+    ],
+    ids=["inf", "renamed", "shape", "empty"],
+)
+def test_a_wrong_tensor_of_a_delta_is_refused_by_name(
+    made: dict[str, Path], base: Path, tmp_path: Path, change: Change, message: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from tailorbird import store
+
+    folder = Path(shutil.copytree(made["selective"], tmp_path / "selective"))
+    tensors = {k: v.clone() for k, v in load_file(str(folder / "delta.safetensors")).items()}
+    change(tensors)
+    save_file(tensors, str(folder / "delta.safetensors"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["delta.safetensors"] = store.sha256_file(folder / "delta.safetensors")  # all hashes right
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=message):
+        open_customization(folder, base)
+
+
+def test_a_value_missing_from_a_delta_is_seen_in_the_check_rows(
+    made: dict[str, Path], base: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from tailorbird import store
+
+    folder = Path(shutil.copytree(made["selective"], tmp_path / "selective"))
+    tensors = {k: v.clone() for k, v in load_file(str(folder / "delta.safetensors")).items()}
+    tensors.pop(next(k for k in tensors if "down_proj" in k))
+    save_file(tensors, str(folder / "delta.safetensors"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["delta.safetensors"] = store.sha256_file(folder / "delta.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="check row 1: logits differ"):
+        open_customization(folder, base)
+
+
 def test_a_file_cut_anywhere_is_refused(lora: Path) -> None:
     path = lora / "adapter_model.safetensors"
     good = path.read_bytes()
@@ -156,14 +204,20 @@ def test_a_file_cut_anywhere_is_refused(lora: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
-@pytest.mark.parametrize("technique", ["lora", "prompt_tuning"])
-def test_peft_opens_an_adapter_with_equal_logits(technique: str, shape: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("technique", "asked"),
+    [("lora", {}), ("lora", {"rslora": True}), ("prompt_tuning", {})],
+    ids=["lora", "rslora", "prompt_tuning"],
+)
+def test_peft_opens_an_adapter_with_equal_logits(
+    technique: str, asked: dict[str, Any], shape: str, tmp_path: Path
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     base = make_tiny_base(tmp_path / "base", shape)  # type: ignore[arg-type]
-    folder = make(technique, base, tmp_path)
+    folder = make(technique, base, tmp_path, **asked)
     answerer = open_customization(folder, base)
     ids = answerer.prompt(tiny_rows(1)[0].prompt)
     places, values = answerer.top_logits(ids, 20)
@@ -191,15 +245,17 @@ def test_transformers_opens_whole_weights_with_equal_logits(made: dict[str, Path
     assert tokenizer(rendered, add_special_tokens=False)["input_ids"] == ids
 
 
-def test_an_adapter_made_by_peft_is_opened(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapter_made_by_peft_is_opened(base: Path, tmp_path: Path, rslora: bool) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     config = LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
-    )
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False,
+        use_rslora=rslora,
+    )  # fmt: skip
     theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(str(base)), config).eval()
     theirs.save_pretrained(str(tmp_path / "theirs"))
     release()
@@ -230,7 +286,7 @@ def test_forgetting_is_exactly_zero_with_an_untouched_base(base: Path, made: dic
     assert list(open_bare(base).bits(texts)) == bare
 
 
-@pytest.mark.parametrize("technique", ["prompt_tuning", "lora"])
+@pytest.mark.parametrize("technique", ["prompt_tuning", "lora", "selective"])
 def test_taken_off_again_a_customization_has_changed_nothing_of_the_base(
     base: Path, made: dict[str, Path], technique: str
 ) -> None:
@@ -257,7 +313,10 @@ def test_merged_weights_answer_as_the_adapter_does(made: dict[str, Path], base: 
 
     from tailorbird.exporting import export
 
-    export(made["lora"], tmp_path / "merged", base_folder=base, merge=True)
+    done = export(made["lora"], tmp_path / "merged", base_folder=base, merge=True)
+    assert done.difference is not None
+    assert done.effect is not None
+    assert done.difference < 1e-4 < done.effect
     answerer = open_customization(made["lora"], base)
     ids = answerer.prompt(tiny_rows(1)[0].prompt)
     places, values = answerer.top_logits(ids, 20)
@@ -265,15 +324,65 @@ def test_merged_weights_answer_as_the_adapter_does(made: dict[str, Path], base: 
     with torch.no_grad():
         logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
     assert torch.allclose(logits[places], torch.tensor(values), atol=1e-4)
-    with pytest.raises(TailorbirdError, match="has no low-rank weights to merge"):
+    with pytest.raises(TailorbirdError, match="has whole weights already"):
         export(made["sft"], tmp_path / "other", base_folder=base, merge=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_delta_is_merged_and_not_exported_apart(made: dict[str, Path], base: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tailorbird.exporting import export
+
+    with pytest.raises(TailorbirdError, match="which no other tool reads apart\n  → export it with --merge"):
+        export(made["selective"], tmp_path / "apart", base_folder=base)
+    export(made["selective"], tmp_path / "merged", base_folder=base, merge=True)
+    answerer = open_customization(made["selective"], base)
+    ids = answerer.prompt(tiny_rows(1)[0].prompt)
+    places, values = answerer.top_logits(ids, 20)
+    theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path / "merged")).eval()
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert torch.allclose(logits[places], torch.tensor(values), atol=1e-4)
+
+
+def test_a_type_that_would_lose_the_change_is_refused(base: Path, tmp_path: Path) -> None:
+    """An adapter that hardly moves the logits: in bf16 the rounding of the weights is as large as all it does."""
+    from tailorbird.exporting import export
+
+    folder = make("lora", base, tmp_path, epochs=1, learning_rate=1e-5)
+    with pytest.raises(ArtifactError, match="merging in bfloat16 changes logits by") as refused:
+        export(folder, tmp_path / "bf16", base_folder=base, merge=True, dtype="bfloat16")
+    assert str(refused.value).endswith("→ export it unmerged, or merge in float32")
+    assert not (tmp_path / "bf16").exists()
+    done = export(folder, tmp_path / "fp32", base_folder=base, merge=True)
+    assert done.difference is not None
+    assert done.difference < 1e-4
+
+
+def test_a_type_that_keeps_the_change_is_taken(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from tailorbird.exporting import export
+
+    folder = make("lora", base, tmp_path, epochs=40, learning_rate=0.01)
+    done = export(folder, tmp_path / "bf16", base_folder=base, merge=True, dtype="bfloat16")
+    assert done.difference is not None
+    assert done.effect is not None
+    assert done.difference < 0.1 * done.effect
+    assert {str(t.dtype) for t in load_file(str(tmp_path / "bf16" / "model.safetensors")).values()} == {
+        "torch.bfloat16"
+    }
+    assert json.loads((tmp_path / "bf16" / "config.json").read_text())["dtype"] == "bfloat16"
+    with pytest.raises(TailorbirdError, match="cannot be merged in 'int8'"):
+        export(folder, tmp_path / "int8", base_folder=base, merge=True, dtype="int8")
 
 
 def test_export_leaves_what_peers_read(made: dict[str, Path], base: Path, tmp_path: Path) -> None:
     from tailorbird.exporting import export
 
-    names = export(made["prompt_tuning"], tmp_path / "out", base_folder=base)
+    names = export(made["prompt_tuning"], tmp_path / "out", base_folder=base).files
     assert {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"} <= set(names)
     assert "manifest.json" not in names
     with pytest.raises(TailorbirdError, match="exists and is not empty"):

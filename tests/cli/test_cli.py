@@ -247,3 +247,8 @@ def test_no_color_is_honoured(tmp_path: Path) -> None:
     write_spec(tmp_path)
     done = tailorbird(tmp_path, "check", "try.yaml", NO_COLOR="1")
     assert "\x1b[" not in done.stdout + done.stderr
+
+
+def test_a_type_of_merged_weights_needs_merging(tmp_path: Path) -> None:
+    done = tailorbird(tmp_path, "export", "run:lora", "out", "--dtype", "bfloat16")
+    assert_refused(done, 2, "--dtype is the type of merged weights", "→ add --merge")

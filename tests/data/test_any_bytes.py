@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from tailorbird.data import Dataset, read, read_answers, read_inputs
 from tailorbird.errors import TailorbirdError
 
-NAMES = ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv", "rows.txt", "rows.xlsx", "rows", "rows.ndjson"]
+NAMES = [
+    *("rows.jsonl", "rows.json", "rows.csv", "rows.tsv", "rows.txt", "rows", "rows.ndjson"),
+    *("rows.xlsx", "rows.ods", "rows.parquet"),
+]
 FIELDS = [
     "prompt",
     "completion",

@@ -47,36 +47,30 @@ CONTENT: dict[str, tuple[str, bytes, str]] = {
         "rows.csv:3: not UTF-8: byte 0xE9 at offset 20; it looks like Windows-1252 or Latin-1 (D05)\n"
         "  → save it as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 rows.csv > utf8-copy",
     ),
-    "Parquet": (
-        "rows.parquet",
-        b"PAR1....PAR1",
-        "rows.parquet: a Parquet file cannot be read, JSONL, JSON, CSV or TSV can (D44)\n"
-        "  → convert it: pandas.read_parquet(PATH).to_json(OUT, orient='records', lines=True)",
+    "Arrow": (
+        "rows.arrow",
+        b"ARROW1....",
+        "rows.arrow: an Arrow file cannot be read, JSONL, JSON, CSV, TSV, Parquet, Excel or ODS can (D44)\n"
+        "  → export its rows as JSONL and name that file",
     ),
-    "Excel": (
-        "rows.xlsx",
+    "Excel with macros": (
+        "rows.xlsm",
         b"PK\x03\x04....",
-        "rows.xlsx: an Excel workbook cannot be read, JSONL, JSON, CSV or TSV can (D44)\n"
-        "  → save the sheet as CSV (UTF-8) and name that file",
+        "rows.xlsm: an Excel workbook with macros cannot be read, JSONL, JSON, CSV, TSV, Parquet, Excel or ODS can "
+        "(D44)\n  → save it as .xlsx and name that file",
     ),
     "Excel called CSV": (
         "rows.csv",
         b"PK\x03\x04....",
-        "rows.csv: a ZIP archive cannot be read, JSONL, JSON, CSV or TSV can (D44)\n"
+        "rows.csv: a ZIP archive cannot be read, JSONL, JSON, CSV, TSV, Parquet, Excel or ODS can (D44)\n"
         "  → unpack it and name the file inside",
     ),
     "no known ending": (
         "rows.dat",
         b"hello",
         "rows.dat: cannot tell the format from the name '.dat' (D44)\n"
-        "  → give it the ending of what it is: .jsonl, .ndjson, .json, .csv, .tsv",
-    ),
-    "ShareGPT": (
-        "rows.json",
-        b'[{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]',
-        "rows.json: these are ShareGPT conversations (from, value), which are not read yet\n"
-        '  → rename "conversations" to "messages", "from" to "role" (human is user, gpt is assistant), '
-        'and "value" to "content"',
+        "  → give it the ending of what it is: .jsonl, .ndjson, .json, .csv, .tsv, "
+        ".parquet, .xlsx, .xls, .ods",
     ),
     "pairs": (
         "rows.jsonl",
@@ -213,10 +207,11 @@ def test_a_file_that_grows_while_it_is_looked_at_is_refused(tmp_path: Path) -> N
 def test_folders_and_globs_are_read_in_the_order_of_names_each_file_once(tmp_path: Path) -> None:
     for name, text in {"b.csv": "text,label\nfrom b,a\n", "a.jsonl": '{"text": "from a", "label": "b"}'}.items():
         (tmp_path / name).write_text(text)
-    (tmp_path / "notes.xlsx").write_bytes(b"PK\x03\x04")
+    (tmp_path / "notes.docx").write_bytes(b"PK\x03\x04")
+    (tmp_path / "~$open.xlsx").write_bytes(b"held by a spreadsheet program")
     (tmp_path / "README.md").write_text("not data")
     data = read([".", "b.csv", "*.csv"], root=tmp_path)
     assert [row.input_text for row in data.rows] == ["from a", "from b"]
     assert [str(row.place) for row in data.rows] == ["a.jsonl:1", "b.csv:2"]
-    assert any("notes.xlsx was left out: an Excel workbook" in w for w in data.facts.warnings)
+    assert any("notes.docx was left out: a Word document" in w for w in data.facts.warnings)
     assert sum("named twice" in w for w in data.facts.warnings) == 2

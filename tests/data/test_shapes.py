@@ -54,6 +54,27 @@ SHAPES: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
         "messages",
         [("user", "u"), ("assistant", "a")],
     ),
+    "ShareGPT": (
+        {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "human", "value": "u"},
+                {"from": "gpt", "value": "a"},
+            ]
+        },
+        "messages",
+        [("system", "s"), ("user", "u"), ("assistant", "a")],
+    ),
+    "ShareGPT by other names": (
+        {"conversation": [{"speaker": "Human", "text": "u"}, {"speaker": "ChatGPT", "text": "a"}]},
+        "messages",
+        [("user", "u"), ("assistant", "a")],
+    ),
+    "ShareGPT with the field's names": (
+        {"conversations": [{"from": "user", "value": "u"}, {"from": "assistant", "content": "a"}]},
+        "messages",
+        [("user", "u"), ("assistant", "a")],
+    ),
     "messages in parts": (
         {
             "messages": [
@@ -215,3 +236,40 @@ def test_the_same_content_has_the_same_id_wherever_it_stands(read_bytes: Read) -
     two = read_bytes("two.jsonl", b'{"label": "x", "text": "a", "id": 9}').rows[0]
     assert one.id == two.id
     assert one.id != read_bytes("three.csv", b"text,label\na,y\n").rows[0].id
+
+
+LONG = {
+    "messages": [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "first answer"},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "last answer"},
+    ]
+}
+
+
+def test_all_answers_of_a_conversation_are_learned_or_the_last_alone(read_bytes: Read) -> None:
+    content = json.dumps(LONG).encode()
+    every, last = read_bytes("rows.jsonl", content), read_bytes("rows.jsonl", content, supervise="last")
+    assert every.rows[0].supervised == (False, True, False, True)
+    assert last.rows[0].supervised == (False, False, False, True)
+    assert every.rows[0].messages == last.rows[0].messages
+    assert every.rows[0].id != last.rows[0].id  # what is learned is part of what a row is
+
+
+@pytest.mark.parametrize(
+    ("turn", "field", "reason"),
+    [
+        ({"from": "alien", "value": "x"}, "conversations[0].from", "unknown role 'alien'"),
+        ({"from": "observation", "value": "x"}, "conversations[0].from", "turns of tools are not read"),
+        ({"from": "human", "value": " "}, "conversations[0].value", "is empty or holds nothing visible"),
+        ({"from": "human"}, "conversations[0]", "'value' is missing"),
+    ],
+)
+def test_a_fault_in_a_sharegpt_turn_has_its_own_name(turn: Any, field: str, reason: str, read_bytes: Read) -> None:
+    rows = [{"conversations": [{"from": "human", "value": f"q{n}"}, {"from": "gpt", "value": "a"}]} for n in range(3)]
+    bad = {"conversations": [turn, {"from": "gpt", "value": "a"}]}
+    data = read_bytes("rows.jsonl", "\n".join(map(json.dumps, [*rows, bad])).encode())
+    (rejected,) = data.rejected
+    assert rejected.field == field
+    assert reason in rejected.reason

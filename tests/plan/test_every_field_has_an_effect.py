@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from tailorbird.plan import make_plan
-from tailorbird.spec import Spec
+from tailorbird.spec import ExampleSource, ReplaySpec, Spec
 
 from .conftest import make_facts, make_spec
 
@@ -23,11 +23,14 @@ OTHER: dict[str, Any] = {
     "base.name": None,  # the facts of another base: `test_another_base_is_another_plan`
     "base.revision": None,  # refused: see test_plan
     "data.examples": ["other.csv"],
+    "data.replay": {"path": "talk.jsonl", "share": 0.1},
     "data.test": "test.csv",
     "data.validation": "validation.csv",
     "data.retention": "fast",
     "data.shape": "messages",
     "data.columns": {"prompt": "q"},
+    "data.sheet": "Rows",
+    "data.supervise": "last",
     "data.group": "customer",
     "data.slices": ["language"],
     "data.max_bad_share": 0.2,
@@ -92,15 +95,85 @@ def test_a_field_that_is_set_gives_another_plan(path: str) -> None:
         "sft",
         {"lora": {"rank": 4}},
         {"label": "other", "technique": "lora"},
+        {"label": "lora", "technique": "lora", "after": "runs/other:sft"},
         {"label": "lora", "answers": "x.csv"},
         {"label": "lora", "command": "x"},
         {"label": "lora", "command": "x", "timeout_seconds": 5.0},
         {"label": "lora", "adapter": "x"},
+        {"lora": {}, "seeds": 2},
+        {"lora": {}, "tune": 8},
+        {"lora": {}, "tune": {"minutes": 5.0}},
+        {"lora": {}, "curve": [50, 100]},
     ],
 )
 def test_each_field_of_a_contestant_gives_another_plan(contestant: Any) -> None:
     seen = [make_plan(make_spec(contestants=["zero_shot", c]), make_facts()).entrants for c in ("lora", contestant)]
     assert seen[0] != seen[1]
+
+
+SOURCE: dict[str, Any] = {"path": "a.csv", "name": "a", "share": 0.5}
+REPLAY: dict[str, Any] = {"path": "talk.jsonl", "share": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", "c.csv"),
+        ("name", "c"),
+        ("instruction", "Answer."),
+        ("instruction", ["Answer.", "Say it."]),
+        ("share", 0.25),
+        ("shape", "alpaca"),
+        ("columns", {"prompt": "q"}),
+        ("sheet", "Rows"),
+    ],
+)
+def test_each_field_of_a_source_gives_another_plan(field: str, value: Any) -> None:
+    assert set(ExampleSource.model_fields) == {"path", "name", "instruction", "share", "shape", "columns", "sheet"}
+    seen = [
+        make_plan(make_spec(data={"examples": [one, "b.csv"]}), make_facts())
+        for one in (SOURCE, {**SOURCE, field: value})
+    ]
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize(
+    "tune",
+    [
+        {"trials": 9},
+        {"trials": 8, "over": {"rank": None}},
+        {"trials": 8, "over": {"learning_rate": [1e-4, 1e-2]}},
+        {"trials": 8, "over": {"rank": [4, 8, 16]}},
+    ],
+)
+def test_each_field_of_a_search_gives_another_plan(tune: Any) -> None:
+    seen = [
+        make_plan(make_spec(contestants=[{"lora": {}, "tune": t}]), make_facts()).entrant("lora") for t in (8, tune)
+    ]
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("path", "c.jsonl"), ("share", 0.2), ("shape", "messages"), ("columns", {"prompt": "q"}), ("sheet", "Rows")],
+)
+def test_each_field_of_replay_gives_another_plan(field: str, value: Any) -> None:
+    assert set(ReplaySpec.model_fields) == {"path", "share", "shape", "columns", "sheet"}
+    seen = [
+        make_plan(make_spec(data={"examples": "rows.csv", "replay": one}), make_facts())
+        for one in (REPLAY, {**REPLAY, field: value})
+    ]
+    assert seen[0] != seen[1]
+
+
+def test_a_contestant_s_own_share_of_replay_gives_another_plan() -> None:
+    data = {"examples": "rows.csv", "replay": REPLAY}
+    seen = [
+        make_plan(make_spec(data=data, contestants=["sft", {"lora": {}, **own}]), make_facts()).entrant("lora")
+        for own in ({}, {"replay": 0.4}, {"replay": 0})
+    ]
+    assert [e.replay for e in seen] == [0.1, 0.4, 0.0]
+    assert seen[1].steps > seen[0].steps > seen[2].steps
 
 
 def test_another_base_is_another_plan() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tailorbird import spec as specs
 from tailorbird import store
+from tailorbird.engine.divergence import Walk
 from tailorbird.events import Events
 from tailorbird.running import Finished, run_spec
 from tailorbird.types import Answer, Request, Stop
@@ -44,11 +45,12 @@ class World:
     """One user's folder. `run` runs its spec; `events` are those of the last run."""
 
     folder: Path
+    name: str = "try.yaml"
     events: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def spec_path(self) -> Path:
-        return self.folder / "try.yaml"
+        return self.folder / self.name
 
     @property
     def runs(self) -> Path:
@@ -102,6 +104,12 @@ class Scripted:
     def bits(self, texts: Iterable[str]) -> Iterator[float]:
         for text in texts:
             yield 2.0 * len(text) + (1.0 - self.right)
+
+    def walks(self, conversations: Iterable[Any], *, max_new_tokens: int) -> list[Walk]:
+        return [Walk((1,) * (4 + n % 3), 3) for n, _ in enumerate(conversations)]
+
+    def kl(self, walks: Iterable[Walk], base: Any) -> Iterator[float]:
+        yield from (0.5 * (1.0 - self.right) * walk.positions for walk in walks)
 
     def cost_facts(self) -> dict[str, Any]:
         return {"prompt_tokens": 10.0, "flops_per_request": 1e9, "deployed_bytes": 1000, "trainable_parameters": 10}

@@ -22,7 +22,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},
-        {**TRAINING, "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
+        {**TRAINING, "rank": 4, "alpha": 8.0, "rslora": True, "targets": ("q_proj",)},
+    ),
+    "peft": (
+        {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},
+        {**TRAINING, "method": "loha", "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
+    ),
+    "selective": (
+        {"learning_rate": 0.003, "epochs": 60, "batch_rows": 8, "layers": 3},
+        {**TRAINING, "update": "norms", "layers": 2},
     ),
     "sft": ({"learning_rate": 0.003, "epochs": 40, "batch_rows": 8}, TRAINING),
 }

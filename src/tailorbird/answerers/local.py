@@ -17,7 +17,8 @@ import torch
 
 from tailorbird.artifacts.parts import Parts
 from tailorbird.bases.renderer import Renderer
-from tailorbird.engine import low_rank
+from tailorbird.engine.attaching import Attachment
+from tailorbird.engine.divergence import Walk, divergences
 from tailorbird.engine.generation import generate
 from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.model import Model
@@ -59,41 +60,17 @@ class LocalAnswerer:
         self._cached: KeyValues | None = None
         self._tries: dict[tuple[str, ...], Trie] = {}
         self._end_ids = frozenset(self.renderer.end_ids)
-        self._fit()
-
-    def _fit(self) -> None:
-        """Refuse parts whose tensors do not fit this base, by name."""
-        soft, update = self.parts.soft, self.parts.low_rank
-        if soft is not None and soft.shape[1] != self.model.hidden_size:
-            raise ArtifactError(f"the soft prompt is {soft.shape[1]} wide, the base {self.model.hidden_size}")
-        if update is None:
-            return
-        layers = dict(self.model.network.named_modules())
-        for name, (a, b) in update.tensors.items():
-            layer = layers.get(name)
-            if layer is None or not low_rank.is_linear(layer):
-                raise ArtifactError(f"the adapter updates {name}, which is no linear layer of this base")
-            if (a.shape[1], b.shape[0]) != low_rank.sizes(layer):
-                raise ArtifactError(
-                    f"{name}: the adapter is {a.shape[1]} -> {b.shape[0]}, the layer {low_rank.sizes(layer)}"
-                )
+        self._attachment = Attachment(self.model, self.parts)
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[Model]:
         """The model with this customization's parts in place."""
-        restore = None
-        device = self.model.device
-        if self.parts.low_rank is not None:
-            tensors = {n: (a.to(device), b.to(device)) for n, (a, b) in self.parts.low_rank.tensors.items()}
-            restore = low_rank.wrap(self.model.network, tensors, self.parts.low_rank.scale)
-        self.model.soft = None if self.parts.soft is None else self.parts.soft.to(device)
         try:
+            self._attachment.put()
             with torch.no_grad():
                 yield self.model
         finally:
-            self.model.soft = None
-            if restore is not None:
-                restore()
+            self._attachment.take()
 
     # Prompts
 
@@ -263,6 +240,26 @@ class LocalAnswerer:
         for value in self._log_probabilities(rows):
             yield -value / math.log(2.0)
 
+    def walks(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int) -> list[Walk]:
+        """This answerer's greedy answers as walks: the ids up to the last prediction, its end of turn included."""
+        prompts = [self.prompt(messages) for messages in conversations]
+        found: dict[int, Walk] = {}
+        with self.attached() as model:
+            for numbers, ids, cached in self._grouped(prompts, model, max_new_tokens):
+                made = generate(model, ids, max_new_tokens=max_new_tokens, end_ids=self._end_ids, cached=cached)
+                for number, one in zip(numbers, made, strict=True):
+                    prompt = prompts[number]
+                    answer = one.tokens if one.stop is Stop.END else one.tokens[:-1]  # nothing follows the last one
+                    found[number] = Walk((*prompt, *answer), len(prompt) - 1)
+        return [found[i] for i in range(len(prompts))]
+
+    def kl(self, walks: Sequence[Walk], base: LocalAnswerer) -> Iterator[float]:
+        """Sum of KL(base || this) over the positions of each walk, nats, with this customization's parts in place."""
+        virtual = 0 if self.parts.soft is None else int(self.parts.soft.shape[0])
+        for batch in self._batches([(i, list(walk.ids)) for i, walk in enumerate(walks)], 0, virtual):
+            yield from divergences(base.attached, self.attached, [walks[i] for i, _ in batch])
+        give_back_freed_memory()
+
     def _log_probabilities(self, rows: list[tuple[list[int], list[bool]]]) -> list[float]:
         found = [0.0] * len(rows)
         with self.attached() as model:
@@ -307,6 +304,8 @@ class LocalAnswerer:
         extra = 0.0
         if self.parts.low_rank is not None:
             extra = 2.0 * tokens * sum(a.numel() + b.numel() for a, b in self.parts.low_rank.tensors.values())
+        if self.parts.peft is not None:
+            extra = 2.0 * tokens * sum(tensor.numel() for tensor in self.parts.peft.tensors.values())
         return {
             "prompt_tokens": prompt,
             "flops_per_request": body + attention + output + extra,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.answerers.local import LocalAnswerer
-from tailorbird.artifacts.layout import read_adapter, read_parts
+from tailorbird.artifacts.layout import PROMPT, read_adapter, read_parts, tensor_files
 from tailorbird.artifacts.manifest import Manifest, verify
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.bases.facts import base_facts
@@ -78,12 +78,12 @@ def open_customization(
     threads = threads or int(manifest.environment["threads"])
     set_threads(threads)
     parts = read_parts(folder)
-    own = isinstance(parts.weights, Path)
-    renderer = Renderer.from_folder(folder if own else base_folder)
+    weights = parts.weights if isinstance(parts.weights, Path) else None
+    renderer = Renderer.from_folder(folder if weights == folder else base_folder)
     if renderer.template_hash != manifest.template_hash:
         raise ArtifactError("the chat template is not the one it was trained with", where=str(folder))
-    if own:
-        model = Model(load_model(folder, dtype=asked, device=device), device=device)
+    if weights is not None:
+        model = Model(load_model(weights, dtype=asked, device=device), device=device)
     else:
         model = shared_model(base_folder, asked, device)
     answerer = LocalAnswerer(
@@ -142,8 +142,9 @@ def open_parts(
 
 
 def _on_base(base_folder: Path, parts: Parts, device: str, dtype: str, batch_tokens: int) -> LocalAnswerer:
+    weights = parts.weights if isinstance(parts.weights, Path) else base_folder
     return LocalAnswerer(
-        model=shared_model(base_folder, dtype, device),
+        model=shared_model(weights, dtype, device),
         renderer=Renderer.from_folder(base_folder),
         parts=parts,
         base=base_facts(base_folder),
@@ -167,8 +168,8 @@ def open_foreign(
     set_threads(threads)
     folder, base_folder = Path(folder), Path(base_folder)
     if (folder / "adapter_config.json").is_file():
-        soft, update = read_adapter(folder)
-        answerer = _on_base(base_folder, Parts(prompt, decode, soft, update), device, dtype, batch_tokens)
+        parts = Parts(prompt, decode, **read_adapter(folder))
+        answerer = _on_base(base_folder, parts, device, dtype, batch_tokens)
         answerer.deployed_bytes = deployed_bytes(folder)
         return answerer
     if not (folder / "config.json").is_file():
@@ -179,12 +180,12 @@ def open_foreign(
         )
     facts: BaseFacts = base_facts(folder)
     model = Model(load_model(folder, dtype=dtype, device=device), device=device)
-    parts = Parts(prompt, decode, weights=folder)
+    foreign = Parts(prompt, decode, weights=folder)
     renderer = Renderer.from_folder(folder)
-    return LocalAnswerer(model, renderer, parts, facts, batch_tokens, deployed_bytes=deployed_bytes(folder))
+    return LocalAnswerer(model, renderer, foreign, facts, batch_tokens, deployed_bytes=deployed_bytes(folder))
 
 
 def deployed_bytes(folder: Path) -> int:
     """Bytes beyond the base: the prompt and the trained tensors, not the copies of tokenizer and template."""
-    names = ("prompt.json", "adapter_model.safetensors", "model.safetensors")
-    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    prompt = folder / PROMPT
+    return sum(file.stat().st_size for file in (*tensor_files(folder), *([prompt] if prompt.is_file() else ())))

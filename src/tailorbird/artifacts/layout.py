@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
+from tailorbird.artifacts.parts import KINDS, Decode, LowRank, Parts, PeftAdapter, Prompt
 from tailorbird.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -26,50 +27,117 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 PREFIX = "base_model.model."
-ADAPTER, ADAPTER_CONFIG, WEIGHTS = "adapter_model.safetensors", "adapter_config.json", "model.safetensors"
+ADAPTER, ADAPTER_CONFIG, WEIGHTS, DELTA = (
+    "adapter_model.safetensors", "adapter_config.json", "model.safetensors", "delta.safetensors",
+)  # fmt: skip
+PROMPT = "prompt.json"
+# PEFT's methods whose layers are its own here, with the fields that say what they compute.
+PEFT_FIELDS = {
+    "LORA": ("r", "lora_alpha", "target_modules", "fan_in_fan_out", "use_dora", "use_rslora"),
+    "IA3": ("target_modules", "feedforward_modules", "fan_in_fan_out"),
+    "VERA": ("r", "target_modules", "fan_in_fan_out", "projection_prng_key", "save_projection"),
+    "LOHA": ("r", "alpha", "target_modules"),
+}
+_NO_EFFECT = (  # where an adapter is opened to answer
+    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
+    "lora_dropout", "vera_dropout", "rank_dropout", "module_dropout", "d_initial", "init_weights", "init_lora_weights",
+    "init_ia3_weights", "qalora_group_size", "megatron_core",
+)  # fmt: skip
 
 
 def write_parts(folder: Path, parts: Parts, base_folder: Path, base_name: str, template: str) -> None:
-    """Write the payload of a customization into `folder` (which exists and is empty)."""
-    store.write_json(folder / "prompt.json", {**parts.prompt.as_dict(), "decode": parts.decode.as_dict()})
+    """Write the payload of a customization into `folder` (which exists and is empty).
+
+    One part with tensors lies at the top, so that PEFT or transformers open the folder as it is. Where there are
+    several, each lies in a folder of its own name: no other tool can take a piece for the whole.
+    """
+    store.write_json(folder / PROMPT, {**parts.prompt.as_dict(), "decode": parts.decode.as_dict()})
+    _with_tokenizer(folder, base_folder, template)
+    parts = _whole(parts)
+    several = len(parts.kinds) > 1
+
+    def place(kind: str) -> Path:
+        inside = folder / kind if several else folder
+        inside.mkdir(exist_ok=True)
+        return inside
+
+    below = "../weights" if parts.weights is not None else base_name
+    if parts.low_rank is not None:
+        inside = place("low_rank")
+        _save(inside / ADAPTER, lora_tensors(parts.low_rank))
+        store.write_json(inside / ADAPTER_CONFIG, lora_config(parts.low_rank, below))
+    if parts.peft is not None:
+        inside = place("peft")
+        _save(inside / ADAPTER, parts.peft.tensors)
+        named = {"base_model_name_or_path": below, "task_type": "CAUSAL_LM", "inference_mode": True}
+        store.write_json(inside / ADAPTER_CONFIG, {**parts.peft.config, **named})
+    if parts.soft is not None:
+        inside = place("soft")
+        _save(inside / ADAPTER, {"prompt_embeddings": parts.soft})
+        store.write_json(inside / ADAPTER_CONFIG, prompt_tuning_config(parts.soft, base_folder, below))
+    if parts.delta is not None:
+        _save(place("delta") / DELTA, parts.delta)
+    if parts.weights is not None:
+        assert not isinstance(parts.weights, Path)
+        save_weights(place("weights"), parts.weights, base_folder)
+        if several:
+            _with_tokenizer(folder / "weights", base_folder, template)
+
+
+def _with_tokenizer(folder: Path, base_folder: Path, template: str) -> None:
     for name in TOKENIZER_FILES:
         if (base_folder / name).is_file():
             shutil.copyfile(base_folder / name, folder / name)
     store.write_text(folder / "chat_template.jinja", template)
-    if parts.low_rank is not None:
-        _save(folder / ADAPTER, lora_tensors(parts.low_rank))
-        store.write_json(folder / ADAPTER_CONFIG, lora_config(parts.low_rank, base_name))
-    if parts.soft is not None:
-        _save(folder / ADAPTER, {"prompt_embeddings": parts.soft})
-        store.write_json(folder / ADAPTER_CONFIG, prompt_tuning_config(parts.soft, base_folder, base_name))
-    if parts.weights is not None:
-        if isinstance(parts.weights, Path):
-            raise TypeError("weights to be written are tensors by name")
-        save_weights(folder, parts.weights, base_folder)
 
 
-def save_weights(folder: Path, weights: Mapping[str, Tensor], base_folder: Path) -> None:
-    """Whole weights in fp32 as transformers reads them, with the base's config."""
-    _save(folder / WEIGHTS, weights)
+def _whole(parts: Parts) -> Parts:
+    """Whole weights as tensors by name, with the delta among them: its values are the weights' values."""
+    if parts.weights is None:
+        return parts
+    weights = read_weights(parts.weights) if isinstance(parts.weights, Path) else dict(parts.weights)
+    return replace(parts, weights={**weights, **(parts.delta or {})}, delta=None)
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor], base_folder: Path, dtype: str = "float32") -> None:
+    """Whole weights as transformers reads them, with the base's config."""
+    _save(folder / WEIGHTS, weights, dtype)
     config = store.read_json(base_folder / "config.json")
-    config["dtype"] = "float32"
+    config["dtype"] = dtype
     config.pop("torch_dtype", None)
     store.write_json(folder / "config.json", config)
     if (base_folder / "generation_config.json").is_file():
         shutil.copyfile(base_folder / "generation_config.json", folder / "generation_config.json")
 
 
+def tensor_files(folder: Path) -> list[Path]:
+    """Every file of tensors of a customization, wherever its part lies."""
+    places = (folder, *(folder / kind for kind in KINDS))
+    return sorted(file for place in places for file in place.glob("*.safetensors"))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The fp32 tensors of whole weights, by name."""
+    return _load(folder / WEIGHTS)
+
+
 def read_parts(folder: Path) -> Parts:
     """The parts of a customization written by `write_parts`; tensors are checked for names, shapes and finiteness."""
-    value = store.read_json(folder / "prompt.json")
-    prompt, decode = Prompt.from_dict(value), Decode.from_dict(value["decode"])
-    soft, low_rank = read_adapter(folder) if (folder / ADAPTER_CONFIG).is_file() else (None, None)
-    weights = folder if (folder / WEIGHTS).is_file() else None
-    return Parts(prompt, decode, soft, low_rank, weights)
+    value = store.read_json(folder / PROMPT)
+    parts = Parts(Prompt.from_dict(value), Decode.from_dict(value["decode"]))
+    for inside in (folder, *(folder / kind for kind in KINDS)):
+        if (inside / ADAPTER_CONFIG).is_file():
+            parts = replace(parts, **read_adapter(inside))
+        if (inside / DELTA).is_file():
+            parts = replace(parts, delta=_read_delta(inside))
+        if (inside / WEIGHTS).is_file():
+            parts = replace(parts, weights=inside)
+    return parts
 
 
-def read_adapter(folder: Path) -> tuple[Tensor | None, LowRank | None]:
-    """A PEFT adapter folder, ours or made elsewhere: LORA, PROMPT_TUNING, or the table of a P_TUNING."""
+def read_adapter(folder: Path) -> dict[str, Any]:
+    """A PEFT adapter folder, ours or made elsewhere, as fields of `Parts`: LORA, PROMPT_TUNING, the table of a
+    P_TUNING, or one of `PEFT_FIELDS`, whose layers are PEFT's own."""
     config_path, path = folder / ADAPTER_CONFIG, folder / ADAPTER
     config = store.read_json(config_path)
     if not path.is_file():
@@ -77,12 +145,20 @@ def read_adapter(folder: Path) -> tuple[Tensor | None, LowRank | None]:
     tensors = _load(path)
     kind = config.get("peft_type")
     if kind in ("PROMPT_TUNING", "P_TUNING"):
-        return _read_soft(folder, config, tensors), None
+        return {"soft": _read_soft(folder, config, tensors)}
+    if kind in PEFT_FIELDS and (kind != "LORA" or config.get("use_dora")):
+        return {"peft": _read_peft(folder, config, tensors)}
     if kind == "LORA":
-        return None, _read_lora(folder, config, tensors)
-    raise ArtifactError(
-        f"adapters of type {kind!r} are not supported (LORA, PROMPT_TUNING, P_TUNING are)", where=str(config_path)
-    )
+        return {"low_rank": _read_lora(folder, config, tensors)}
+    known = ", ".join(("PROMPT_TUNING", "P_TUNING", *PEFT_FIELDS))
+    raise ArtifactError(f"adapters of type {kind!r} are not supported ({known} are)", where=str(config_path))
+
+
+def _read_delta(folder: Path) -> dict[str, Tensor]:
+    values = _load(folder / DELTA)
+    if not values:
+        raise ArtifactError("the delta holds no tensors", where=str(folder / DELTA))
+    return values
 
 
 def _read_soft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
@@ -99,13 +175,29 @@ def _read_soft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     return soft
 
 
+def _read_peft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PeftAdapter:
+    """Configuration fields that change what the layers compute are known by name; any other that is set is refused."""
+    kind = config["peft_type"]
+    other = sorted(
+        key
+        for key, value in config.items()
+        if key not in (*PEFT_FIELDS[kind], *_NO_EFFECT) and value not in (None, False, 0, 0.0, "none", {}, [])
+    )
+    if other or config.get("init_weights", config.get("init_lora_weights", True)) not in (True, False):
+        what = ", ".join(other) or "an initialization that changes the base"
+        raise ArtifactError(f"this {kind} adapter uses {what}, which is not supported", where=str(folder / ADAPTER))
+    if not tensors:
+        raise ArtifactError("the adapter holds no tensors", where=str(folder / ADAPTER))
+    return PeftAdapter(
+        {"peft_type": kind, **{key: config[key] for key in PEFT_FIELDS[kind] if key in config}}, dict(tensors)
+    )
+
+
 def _read_lora(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LowRank:
     where = str(folder / ADAPTER)
     unsupported = [
         key
         for key in (
-            "use_dora",
-            "use_rslora",
             "rank_pattern",
             "alpha_pattern",
             "modules_to_save",
@@ -136,7 +228,14 @@ def _read_lora(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
         pairs[name] = (a, b)
     if not pairs:
         raise ArtifactError("the adapter holds no tensors", where=where)
-    return LowRank(rank, alpha, pairs, bool(config.get("fan_in_fan_out", False)))
+    return LowRank(
+        rank,
+        alpha,
+        pairs,
+        bool(config.get("fan_in_fan_out", False)),
+        bool(config.get("use_rslora", False)),
+        float(config.get("lora_dropout") or 0.0),
+    )
 
 
 def lora_tensors(part: LowRank) -> dict[str, Tensor]:
@@ -154,7 +253,8 @@ def lora_config(part: LowRank, base_name: str) -> dict[str, Any]:
         "base_model_name_or_path": base_name,
         "r": part.rank,
         "lora_alpha": int(part.alpha) if float(part.alpha).is_integer() else part.alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": part.dropout,
+        "use_rslora": part.rslora,
         "target_modules": sorted({name.rpartition(".")[2] for name in part.tensors}),
         "bias": "none",
         "fan_in_fan_out": part.fan_in_fan_out,
@@ -178,11 +278,12 @@ def prompt_tuning_config(soft: Tensor, base_folder: Path, base_name: str) -> dic
     }
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _save(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> None:
+    import torch
     from safetensors.torch import save_file
 
     save_file(
-        {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()},
+        {name: t.detach().to("cpu", getattr(torch, dtype)).contiguous() for name, t in tensors.items()},
         str(path),
         metadata={"format": "pt"},
     )

@@ -49,6 +49,7 @@ class Manifest(BaseModel):
     training: dict[str, Any]
     files: dict[str, str]
     check_rows: list[CheckRow]
+    parent: dict[str, str] | None = None  # label, technique and identity of the one it was started from
 
     @property
     def identity(self) -> str:
@@ -67,7 +68,10 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> Manifest:
     """Hash what lies in `folder` and write the manifest over it."""
     files = {str(p.relative_to(folder).as_posix()): store.sha256_file(p) for p in payload(folder)}
     manifest = Manifest.model_validate({"schema": SCHEMA, "files": files, **facts})
-    store.write_json(folder / NAME, manifest.model_dump(by_alias=True))
+    written = manifest.model_dump(by_alias=True)
+    if manifest.parent is None:
+        del written["parent"]
+    store.write_json(folder / NAME, written)
     return manifest
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,25 +71,66 @@ class Decode:
 
 @dataclass(frozen=True)
 class LowRank:
-    """LoRA weights by dotted layer name: A (rank, in), B (out, rank); the update is alpha / rank * B A."""
+    """LoRA weights by dotted layer name: A (rank, in), B (out, rank); the update is `scale` * B A.
+
+    `rslora`: alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for
+    Fine-Tuning with LoRA", theorem 3.2). `dropout`: what it was trained with; nothing is dropped when it answers.
+    """
 
     rank: int
     alpha: float
     tensors: Mapping[str, tuple[Tensor, Tensor]]
     fan_in_fan_out: bool = False
+    rslora: bool = False
+    dropout: float = 0.0
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """An adapter of another of PEFT's methods: its configuration and its tensors, named as in PEFT's own files."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+KINDS = ("soft", "low_rank", "peft", "delta", "weights")
+"""The parts that hold tensors, by the name of their field in `Parts`."""
 
 
 @dataclass(frozen=True)
 class Parts:
     """`soft`: (total_virtual_tokens, hidden_size). `weights`: tensors by name when writing, the folder that holds
-    them when read."""
+    them when read. `delta`: fp32 values of some of the base's own parameters, by name.
+
+    A delta holds the values themselves, not their differences: base + (value - base) need not be value again in
+    floating point, and what is opened would not be what was trained.
+    """
 
     prompt: Prompt
     decode: Decode
     soft: Tensor | None = None
     low_rank: LowRank | None = None
     weights: Mapping[str, Tensor] | Path | None = None
+    delta: Mapping[str, Tensor] | None = None
+    peft: PeftAdapter | None = None
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The parts with tensors that are there."""
+        return frozenset(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    def without(self, kinds: Iterable[str]) -> Parts:
+        none: dict[str, Any] = dict.fromkeys(kinds)
+        return replace(self, **none)
+
+    def over(self, below: Parts) -> Parts:
+        """These parts with those of `below` that they lack; of two deltas this one's values count where both have one.
+        Prompt and decoding stay these."""
+        taken: dict[str, Any] = {kind: getattr(below, kind) for kind in below.kinds - self.kinds}
+        if self.delta is not None and below.delta is not None:
+            taken["delta"] = {**below.delta, **self.delta}
+        return replace(self, **taken)

@@ -124,13 +124,20 @@ def _talk(models: dict[str, Any], max_new_tokens: int) -> None:
 def export(
     run: RunName,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
-    merge: Annotated[bool, typer.Option("--merge", help="LoRA: whole weights with the update in them.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="lora, selective: whole weights with the change in them.")
+    ] = False,
+    dtype: Annotated[str | None, typer.Option(help="--merge: float32 (else it is), bfloat16, float16.")] = None,
     debug: Debug = False,
 ) -> None:
     """Write a plain PEFT or transformers folder."""
     from tailorbird.exporting import export as export_folder
     from tailorbird.running.opening import choose
 
+    if dtype is not None and not merge:
+        raise SpecError("--dtype is the type of merged weights", remedy="add --merge")
     chosen = choose(run)
-    export_folder(chosen.folder, folder, base_folder=chosen.base_folder, merge=merge)
+    done = export_folder(chosen.folder, folder, base_folder=chosen.base_folder, merge=merge, dtype=dtype or "float32")
+    if done.difference is not None:
+        say(f"logits of the check rows: {done.difference:.2g} from the unmerged; its own effect is {done.effect:.2g}")
     print(folder)

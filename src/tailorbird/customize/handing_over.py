@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird import store
 from tailorbird.artifacts.parts import Parts
 from tailorbird.customize.job import Job
+from tailorbird.customize.parent import Parent
 from tailorbird.techniques.base import Technique
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def hand_over(
     facts: dict[str, Any],
     top_logits: TopLogits,
     out: Path,
+    parent: Parent | None = None,
 ) -> None:
     """Write the folder beside, with the logits of three Train rows as the live model gives them, then publish it."""
     from tailorbird.answerers.opening import environment
@@ -60,12 +62,14 @@ def hand_over(
             "data": {
                 "train_rows": len(job.train),
                 "tuning_rows": len(job.tuning),
+                "replay_rows": len(job.replay),
                 "train": "sha256:" + store.sha256_json([row.id for row in job.train]),
                 "seed": job.seed,
             },
             "environment": environment(compute.device, compute.dtype, compute.threads),
             "training": stable,
             "check_rows": checks,
+            **({"parent": parent.as_dict()} if parent is not None else {}),
         },
     )
     store.publish_folder(temporary, out)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.artifacts.parts import Decode, Prompt
-from tailorbird.types import BaseFacts, Row, Train, Tuning
+from tailorbird.types import BaseFacts, Replay, Row, Train, Tuning
 
 if TYPE_CHECKING:
     from tailorbird.tasks import Task
@@ -23,11 +23,15 @@ class Compute:
     threads: int = 1
     micro_batch_tokens: int = 4096
     checkpoint_steps: int = 50
+    recompute: bool = False  # activation checkpointing: a third more time, a fraction of the memory
+    memory_bytes: int = 0  # what a training may hold at its peak; 0 = not limited
 
 
 @dataclass
 class Job:
-    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl."""
+    """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl. `parent`: the customization
+    folder it starts from; None = the base. `replay`: general talk that a training meets beside Train; a search is shown
+    none of it."""
 
     label: str
     technique: str
@@ -43,7 +47,10 @@ class Job:
     progress: Callable[[int, int, str], None] = lambda done, total, note: None
     stop: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda text: None
+    judged: Callable[[int, float | None], bool] = lambda step, loss: False
+    parent: Path | None = None
     notes: list[str] = field(default_factory=list)
+    replay: Replay = field(default_factory=lambda: Replay(()))
 
     @property
     def prompt(self) -> Prompt:

@@ -11,6 +11,7 @@ from tailorbird import store
 from tailorbird.customize.job import Job
 from tailorbird.customize.searching import by_search
 from tailorbird.customize.training import by_training
+from tailorbird.errors import ResourceError
 from tailorbird.techniques import get
 from tailorbird.techniques.base import Trained
 
@@ -20,7 +21,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
 
     Returns what the report says of it: seconds, tokens, parameters, peak memory, steps, notes.
     """
-    from tailorbird.engine.memory import PeakMemory, give_back_freed_memory
+    from tailorbird.engine.memory import PeakMemory, give_back_freed_memory, out_of_memory
     from tailorbird.engine.probe import set_threads
 
     set_threads(job.compute.threads)
@@ -33,6 +34,14 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
             facts = (
                 by_training(job, technique, out) if isinstance(technique, Trained) else by_search(job, technique, out)
             )
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise ResourceError(
+                f"{job.label} ran out of memory",
+                remedy="give the same command again with limits.memory_gb set to less than the machine has free: "
+                "micro-batches are then cut smaller (what is finished is kept)",
+            ) from error
         finally:
             store.write_json(job.work / "seconds.json", before + time.perf_counter() - start)
     facts |= {

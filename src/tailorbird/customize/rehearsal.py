@@ -10,7 +10,7 @@ from tailorbird.customize.job import Job
 from tailorbird.customize.making import customize
 from tailorbird.techniques import get
 from tailorbird.techniques.base import Trained
-from tailorbird.types import Train, Tuning
+from tailorbird.types import Replay, Row, Train, Tuning
 
 
 def rehearse(job: Job, work: Path) -> None:
@@ -21,7 +21,7 @@ def rehearse(job: Job, work: Path) -> None:
     from tailorbird.answerers.opening import open_customization
 
     technique = get(job.technique)
-    longest = sorted(job.train, key=lambda row: -sum(len(m.content) for m in row.messages))
+    longest = sorted(job.train, key=_size, reverse=True)
     settings = dict(job.settings)
     count = 2
     if isinstance(technique, Trained):
@@ -34,6 +34,7 @@ def rehearse(job: Job, work: Path) -> None:
         settings=settings,
         train=Train(longest[:count]) if isinstance(technique, Trained) else job.train,
         tuning=Tuning(list(job.tuning)[:2]),
+        replay=Replay(sorted(job.replay, key=_size)[-1:]),
         work=work / "work",
         notes=[],
         note=lambda text: None,
@@ -67,3 +68,7 @@ def rehearse(job: Job, work: Path) -> None:
         answerer.close()
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _size(row: Row) -> int:
+    return sum(len(m.content) for m in row.messages)

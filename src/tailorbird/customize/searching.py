@@ -10,8 +10,9 @@ from tailorbird import store
 from tailorbird.artifacts.parts import Parts, Prompt
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
+from tailorbird.customize.parent import read_parent
 from tailorbird.techniques.base import Prompted, SearchContext, Technique
-from tailorbird.types import Message, Role, Row
+from tailorbird.types import Message, Role, Row, Train
 
 if TYPE_CHECKING:
     from tailorbird.answerers.local import LocalAnswerer
@@ -27,14 +28,20 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     if not isinstance(technique, Prompted):
         raise TypeError(f"{technique.name} is neither trained nor prompted")
     renderer = Renderer.from_folder(Path(job.base.folder))
+    parent = read_parent(job, technique)
+
+    def beside(parts: Parts) -> Parts:
+        return parts if parent is None else parts.over(parent.parts)
+
     done = 0
+    scores: dict[str, float] = {}
     log: list[dict[str, Any]] = []
 
     def opened(parts: Parts, calibrated: bool = True) -> LocalAnswerer:
         compute = job.compute
         answerer = open_parts(
             job.base.folder,
-            parts,
+            beside(parts),
             device=compute.device,
             dtype=compute.dtype,
             threads=compute.threads,
@@ -60,6 +67,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
             hits = [max(s, key=lambda c: s[c] - bias[c]) == row.label for s, row in zip(*kept[key], strict=True)]
             score = sum(hits) / len(hits)
         done += 1
+        scores[_named(parts)] = score
         log.append({"step": done, "tuning_score": score})
         job.progress(done, done + 1, f"Tuning score {score:.3f}")
         return score
@@ -78,7 +86,7 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
     context = SearchContext(
         instruction=job.prompt.instruction,
         decode=job.decode,
-        train=job.train,
+        train=Train({row.id: row for row in job.train}.values()),  # a row that is met twice is shown once
         tuning=job.tuning,
         rng=random.Random(stream(job.seed, "search", technique.name)),
         fits=fits,
@@ -87,14 +95,21 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         target=lambda row: target(job.task, row),
         note=job.say,
     )
-    parts = technique.search(context, technique.Settings.model_validate(job.settings))
+    parts = beside(technique.search(context, technique.Settings.model_validate(job.settings)))
     facts: dict[str, Any] = {
         "steps": done,
+        "tuning_score": scores.get(_named(parts)),
         "train_tokens": 0,
         "trainable_parameters": 0,
         "examples": len(parts.prompt.examples),
         "calibrated": parts.decode.calibration is not None,
     }
     store.write_jsonl(job.work / "log.jsonl", log)
-    hand_over(job, technique, parts, renderer, facts, opened(parts).top_logits, out)
+    hand_over(job, technique, parts, renderer, facts, opened(parts).top_logits, out, parent)
     return facts
+
+
+def _named(parts: Parts) -> str:
+    """A prompt and its calibration, as a key."""
+    calibration = parts.decode.calibration
+    return store.sha256_json([parts.prompt.as_dict(), None if calibration is None else dict(calibration)])

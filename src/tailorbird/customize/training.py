@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.artifacts.parts import Prompt
+from tailorbird.customize.fitting import fit_memory
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
+from tailorbird.customize.parent import read_parent, starting_model
 from tailorbird.errors import DataError
 from tailorbird.techniques.base import Trained
 from tailorbird.types import Message, Role, Row
 
 if TYPE_CHECKING:
     from tailorbird.bases.renderer import Renderer
-    from tailorbird.engine.batches import Encoded
-    from tailorbird.engine.train import Best
+    from tailorbird.engine.batches import Encoded, RowSource
+    from tailorbird.engine.model import Model
+    from tailorbird.engine.train import Best, Trainable
     from tailorbird.tasks import Task
 
 
@@ -37,14 +40,22 @@ def encode(renderer: Renderer, task: Task, prompt: Prompt, row: Row, context: in
     return Encoded(tuple(rendered.ids), tuple(rendered.supervised), row.weight)
 
 
+def encode_replay(renderer: Renderer, row: Row, context: int) -> Encoded:
+    """A general conversation as it stands, without the task's instruction: what is kept is the base's own talk."""
+    from tailorbird.engine.batches import Encoded
+
+    rendered = renderer.row(row.messages, row.supervised)
+    if len(rendered.ids) > context:
+        raise DataError(f"{len(rendered.ids)} tokens are more than the context of {context}", where=str(row.place))
+    return Encoded(tuple(rendered.ids), tuple(rendered.supervised), row.weight)
+
+
 def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     import torch
 
-    from tailorbird.bases.model import load_model
     from tailorbird.bases.renderer import Renderer
     from tailorbird.engine.batches import RowSource, stream
     from tailorbird.engine.checkpoints import Checkpoints
-    from tailorbird.engine.model import Model
     from tailorbird.engine.optimizer import Schedule
     from tailorbird.engine.scoring import top_logits
     from tailorbird.engine.train import train
@@ -52,13 +63,24 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     settings: Any = technique.Settings.model_validate(job.settings)
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
-    model = Model(load_model(base_folder, dtype=compute.dtype, device=compute.device), device=compute.device)
-    generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
-    trainable = technique.trainable(model, settings, generator)
+    parent = read_parent(job, technique)
+
+    def begin() -> tuple[Model, Trainable]:
+        """The model with what is trained, as training begins."""
+        model, exact = starting_model(job, technique, parent)
+        generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
+        trainable = technique.trainable(model, settings, generator)
+        trainable.masters = {name: exact.pop(name) for name in trainable.parameters if name in exact}
+        return model, trainable
+
+    model, trainable = begin()
+    model.drop_out(settings.dropout)
     soft = model.virtual_tokens
 
-    def source(rows: Sequence[Row]) -> RowSource:
-        encoded = [encode(renderer, job.task, job.prompt, row, job.base.context - soft) for row in rows]
+    def source(rows: Sequence[Row], replay: Sequence[Row] = (), **training: Any) -> RowSource:
+        room = job.base.context - soft
+        encoded = [encode(renderer, job.task, job.prompt, row, room) for row in rows]
+        encoded += [encode_replay(renderer, row, room) for row in replay]
         return RowSource(
             encoded,
             batch_rows=settings.batch_rows,
@@ -66,18 +88,22 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             seed=job.seed,
             soft=soft,
             device=compute.device,
+            **training,
         )
 
-    rows = source(job.train)
+    rows = source(job.train, job.replay, dropout=settings.dropout > 0, label_smoothing=settings.label_smoothing)
+    tuning = source(job.tuning) if len(job.tuning) else None
     schedule = Schedule(
         settings.learning_rate, settings.epochs * rows.steps_per_epoch, settings.warmup_share, settings.schedule
     )
+    _say_what_is_off(job, settings, rows)
+    recompute = fit_memory(job, model, trainable, technique.loss, rows, schedule.steps, settings.l2_to_start)
     best = train(
         model,
         trainable,
         technique.loss,
         rows,
-        source(job.tuning) if len(job.tuning) else None,
+        tuning,
         schedule=schedule,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
@@ -85,28 +111,50 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         checkpoint_steps=compute.checkpoint_steps,
         progress=job.progress,
         stop=job.stop,
+        judged=job.judged,
+        l2_to_start=settings.l2_to_start,
+        patience=settings.patience,
+        restart=lambda: begin()[1].start(),
     )
     store.write_jsonl(job.work / "log.jsonl", best.log)
     if best.skipped:
         job.say(f"{best.skipped} steps were skipped: loss or gradient not finite")
+    if best.rolled_back:
+        job.say(
+            f"the loss exploded at step {best.rolled_back[0]}: back to step {best.rolled_back[1]} with a lower rate"
+        )
+    if best.steps < schedule.steps:
+        job.say(f"ended early, after {best.steps} of {schedule.steps} steps; the best point is step {best.step}")
     parts = technique.parts(best.tensors, settings, job.prompt, job.decode)
+    if parent is not None:
+        parts = parts.over(parent.parts.without(technique.folds))
     with torch.no_grad():
         for name, parameter in trainable.parameters.items():
             parameter.copy_(best.tensors[name])
-    tokens = settings.epochs * sum(len(row.ids) for row in rows.rows)
     facts = {
-        "steps": schedule.steps,
+        "steps": best.steps,
         "best_step": best.step,
         "tuning_loss": best.tuning_loss,
-        "train_tokens": tokens,
+        "train_tokens": rows.tokens_until(best.steps),
         "supervised_tokens": best.tokens,
         "trainable_parameters": trainable.count,
         "shared_head_tokens": rows.head,
         "skipped_steps": best.skipped,
+        "micro_batch_tokens": rows.micro_batch_tokens,
+        "recompute": recompute,
     }
     _check_moved(job, best)
-    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out)
+    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out, parent)
     return facts
+
+
+def _say_what_is_off(job: Job, settings: Any, rows: RowSource) -> None:
+    from tailorbird.engine.batches import shared_head
+
+    if settings.dropout and (shared := shared_head(rows.rows)):
+        job.say(f"with dropout each row has masks of its own: the {shared} tokens all begin with are computed for each")
+    if settings.patience and not len(job.tuning):
+        job.say("patience has no effect: there are no Tuning rows to look at")
 
 
 def _check_moved(job: Job, best: Best) -> None:

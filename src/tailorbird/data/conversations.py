@@ -11,7 +11,16 @@ from tailorbird.data.text import is_blank, printable, suggest
 from tailorbird.types import Role
 
 _KNOWN = tuple(r.value for r in Role)
-_SHAREGPT = {"human": "user", "gpt": "assistant", "developer": "system", "bot": "assistant", "model": "assistant"}
+_MEANT = {"human": "user", "gpt": "assistant", "developer": "system", "bot": "assistant", "model": "assistant"}
+# ShareGPT and its kin: {"from": "human", "value": "…"}; who speaks, what is said, and what the speakers are called
+_SPEAKER, _SAID = ("from", "speaker"), ("value", "text", "content")
+_SPEAKERS = _MEANT | {
+    "chatgpt": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
+    "ai": "assistant",
+    "human_user": "user",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +47,37 @@ def turns_of(value: Any, field: str, *, answered: bool = True) -> list[Turn]:
 def _turn(message: Any, field: str) -> Turn:
     if not isinstance(message, dict):
         raise BadRow(field, "D17", f"is {kind_of(message)}, an object with role and content is needed")
+    message, who, said = _renamed(message, field)
     for missing in ("role", "content"):
         if missing not in message and not message.get("tool_calls") and not message.get("function_call"):
             near = suggest(missing, message)
             hint = f"; did you mean that by {printable(near)!r}?" if near else ""
             raise BadRow(field, "D16", f"{missing!r} is missing{hint}")
-    role = _role(message.get("role"), f"{field}.role")
+    role = _role(message.get("role"), f"{field}.{who}")
     if message.get("tool_calls") or message.get("function_call"):
         raise BadRow(field, "D21", "a turn with tool calls; only turns of text are read")
-    content = _content(message["content"], f"{field}.content")
+    content = _content(message["content"], f"{field}.{said}")
     if is_blank(content):
         code = "D30" if role is Role.ASSISTANT else "D25"
-        raise BadRow(f"{field}.content", code, "is empty or holds nothing visible")
+        raise BadRow(f"{field}.{said}", code, "is empty or holds nothing visible")
     weight = message.get("weight", 1)
     if role is Role.ASSISTANT and (isinstance(weight, bool) or weight not in (0, 1)):
         raise BadRow(f"{field}.weight", "D17", "the weight of a turn is 0 or 1")
     return Turn(role, content, role is Role.ASSISTANT and weight == 1)
+
+
+def _renamed(message: dict[str, Any], field: str) -> tuple[dict[str, Any], str, str]:
+    """A turn of ShareGPT's kind by our names, any other as it is; and what it calls role and content itself."""
+    speaker = next((name for name in _SPEAKER if name in message), None)
+    said = next((name for name in _SAID if name in message), None)
+    if "role" in message or speaker is None:
+        return message, "role", "content"
+    if said is None:
+        raise BadRow(field, "D16", f"{'value' if speaker == 'from' else 'text'!r} is missing")
+    who = message[speaker]
+    role = _SPEAKERS.get(who.casefold(), who) if isinstance(who, str) else who
+    rest = {name: value for name, value in message.items() if name not in (speaker, said)}
+    return {**rest, "role": role, "content": message[said]}, speaker, said
 
 
 def _role(value: Any, field: str) -> Role:
@@ -61,9 +85,9 @@ def _role(value: Any, field: str) -> Role:
         raise BadRow(field, "D17", f"is {kind_of(value)}, text is needed")
     if value in _KNOWN:
         return Role(value)
-    if value in ("tool", "function", "ipython"):
+    if value in ("tool", "function", "ipython", "function_call", "observation"):
         raise BadRow(field, "D19", f"{value!r}: turns of tools are not read")
-    meant = _SHAREGPT.get(value.casefold()) or suggest(value, _KNOWN, 0.6)
+    meant = _MEANT.get(value.casefold()) or suggest(value, _KNOWN, 0.6)
     hint = f"; did you mean {meant!r}?" if meant else f"; roles are {', '.join(_KNOWN)}"
     raise BadRow(field, "D19", f"unknown role {printable(value[:40])!r}{hint}")
 

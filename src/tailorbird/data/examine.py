@@ -1,8 +1,8 @@
 """The first pass over a file: its hash, whether it is UTF-8, which format it has. The second pass must see the same
 bytes.
 
-Format is decided by content, the name only breaks ties: a JSON array called `.jsonl` is an array. Formats that are not
-read (Excel, Parquet, archives, ...) are refused by name.
+Format is decided by content, the name only breaks ties: a JSON array called `.jsonl` is an array. Parquet and workbooks
+must have both, name and content. Formats that are not read (archives, PDF, ...) are refused by name.
 """
 
 from __future__ import annotations
@@ -10,21 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
-from tailorbird.data.files import OTHER_SUFFIXES, READABLE, ROW_SUFFIXES, SourceFile
+from tailorbird.data.files import OTHER_SUFFIXES, READABLE, ROW_SUFFIXES, TEXT_SUFFIXES, SourceFile
 from tailorbird.data.stream import BOM, CHUNK_BYTES, MAX_LINE_BYTES, chunks, lines
 from tailorbird.errors import DataError
 
-Format = Literal["jsonl", "json", "csv", "text"]
+Format = Literal["jsonl", "json", "csv", "text", "parquet", "sheet"]
 WRAPPERS = ("data", "examples", "rows", "records")
+_PARQUET, _ZIP, _OLE = b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_BINARY: dict[str, tuple[Format, str, tuple[bytes, ...]]] = {  # a workbook with a password is an OLE file, too
+    ".parquet": ("parquet", "a Parquet file", (_PARQUET,)),
+    ".xlsx": ("sheet", "an Excel workbook", (_ZIP, _OLE)),
+    ".xls": ("sheet", "an Excel workbook", (_OLE, _ZIP)),
+    ".ods": ("sheet", "an OpenDocument spreadsheet", (_ZIP,)),
+}
 _MAGIC = (
-    (b"PAR1", ".parquet"),
     (b"ARROW1", ".arrow"),
-    (b"PK\x03\x04", ".zip"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ".xls"),
+    (_ZIP, ".zip"),
     (b"\x1f\x8b", ".gz"),
     (b"(\xb5/\xfd", ".zst"),
     (b"BZh", ".bz2"),
@@ -49,14 +56,14 @@ class Examined:
     file: SourceFile
     sha256: str
     format: Format
-    encoding: str  # "utf-8" or "utf-8 with BOM"
+    encoding: str  # "utf-8", "utf-8 with BOM" or, where it is no text, "binary"
     newline: bytes  # b"\n", or b"\r" for files of the old Mac kind
     repairs: int  # beginning-of-file mark, CRLF: put right without a word in the rows
     notes: tuple[str, ...] = ()
 
     @property
     def has_bom(self) -> bool:
-        return self.encoding != "utf-8"
+        return self.encoding == "utf-8 with BOM"
 
 
 @dataclass(slots=True)
@@ -85,7 +92,12 @@ class _Seen:
 def examine(file: SourceFile, *, plain_text: bool = False) -> Examined:
     """Reads the file once. `plain_text`: a `.txt` file is lines of text (inputs to be answered), not refused."""
     seen = _Seen()
-    for line in lines(seen.watch(chunks(file)), cap=MAX_LINE_BYTES):
+    stream = seen.watch(chunks(file))
+    first = next(stream, b"")
+    if kind := _binary_format(file, first):
+        deque(stream, maxlen=0)  # to its end, for the hash
+        return Examined(file, f"sha256:{seen.digest.hexdigest()}", kind, "binary", b"", 0)
+    for line in lines(chain([first], stream), cap=MAX_LINE_BYTES):
         if line.data is None or line.data.isascii():
             continue
         try:
@@ -112,10 +124,29 @@ def examine(file: SourceFile, *, plain_text: bool = False) -> Examined:
     )
 
 
+def _binary_format(file: SourceFile, head: bytes) -> Format | None:
+    """Parquet or a workbook, by name and content; DataError when only one of the two says so."""
+    named = _BINARY.get(file.suffix)
+    if named is not None:
+        kind, name, magics = named
+        if not head:
+            raise DataError("the file is empty (D02)", where=file.shown, remedy="name another file")
+        if not head.startswith(magics):
+            what = f"is named {file.suffix} but does not hold {name} (D44)"
+            raise DataError(what, where=file.shown, remedy="give it the ending of what it is, or save it again")
+        return kind
+    if file.suffix not in OTHER_SUFFIXES and head.startswith((_PARQUET, _OLE)):
+        is_parquet = head.startswith(_PARQUET)
+        what = f"holds {'Parquet' if is_parquet else 'an old Office file'}, but is named {file.suffix or '(no ending)'}"
+        remedy = f"rename it to .{'parquet' if is_parquet else 'xls'}, if it is one"
+        raise DataError(f"{what} (D44)", where=file.shown, remedy=remedy)
+    return None
+
+
 def _refuse_other_formats(file: SourceFile, head: bytes) -> None:
     suffix = file.suffix if file.suffix in OTHER_SUFFIXES else None
     by_content = next((s for magic, s in _MAGIC if head.startswith(magic)), None)
-    if by_content == ".zip" and suffix in (".xlsx", ".xlsm", ".ods", ".docx"):
+    if by_content == ".zip" and suffix in (".xlsm", ".xlsb", ".docx"):
         by_content = suffix
     if suffix := by_content or suffix:
         name, remedy = OTHER_SUFFIXES[suffix]
@@ -154,7 +185,7 @@ def _format(
         )
     if file.suffix == ".txt" and plain_text:
         return "text", ()
-    if is_json or file.suffix in ROW_SUFFIXES:
+    if is_json or file.suffix in TEXT_SUFFIXES:
         return _json_format(file, text, newline, whole), ()
     what = f"cannot tell the format from the name {file.suffix or '(no ending)'!r} (D44)"
     raise DataError(what, where=file.shown, remedy=f"give it the ending of what it is: {', '.join(ROW_SUFFIXES)}")

@@ -90,6 +90,11 @@ def label_counts(rows: Iterable[Row]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def source_counts(rows: Iterable[Row]) -> dict[str, int]:
+    """How many rows each source of a collection has, by name; empty where there is no collection."""
+    return dict(sorted(Counter(row.source for row in rows if row.source is not None).items()))
+
+
 def contradictions(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Inputs that stand with several labels (or answers): {input, labels, places}. Which of them is right is not
     guessed."""

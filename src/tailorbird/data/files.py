@@ -18,17 +18,16 @@ from pathlib import Path
 from tailorbird.data.text import printable, suggest
 from tailorbird.errors import DataError, SafetyError
 
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-READABLE = "JSONL, JSON, CSV or TSV"
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SHEET_SUFFIXES = (".xlsx", ".xls", ".ods")
+ROW_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", *SHEET_SUFFIXES)
+READABLE = "JSONL, JSON, CSV, TSV, Parquet, Excel or ODS"
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
 # Formats that are recognized and refused by name: suffix -> (name, remedy).
 OTHER_SUFFIXES = {
-    ".xlsx": ("an Excel workbook", "save the sheet as CSV (UTF-8) and name that file"),
-    ".xlsm": ("an Excel workbook", "save the sheet as CSV (UTF-8) and name that file"),
-    ".xls": ("an Excel workbook", "save the sheet as CSV (UTF-8) and name that file"),
-    ".ods": ("an OpenDocument spreadsheet", "save the sheet as CSV (UTF-8) and name that file"),
-    ".parquet": ("a Parquet file", "convert it: pandas.read_parquet(PATH).to_json(OUT, orient='records', lines=True)"),
+    ".xlsm": ("an Excel workbook with macros", "save it as .xlsx and name that file"),
+    ".xlsb": ("a binary Excel workbook", "save it as .xlsx and name that file"),
     ".arrow": ("an Arrow file", "export its rows as JSONL and name that file"),
     ".feather": ("a Feather file", "export its rows as JSONL and name that file"),
     ".gz": ("a compressed file", "unpack it and name the unpacked file"),
@@ -128,7 +127,7 @@ def _folder(folder: Path, shown: str, root: Path, notes: list[str]) -> Iterator[
         for name in sorted(files):
             path = Path(directory, name)
             label = printable(os.path.normpath(os.path.join(shown, os.path.relpath(path, folder))))
-            if path.suffix.casefold() in ROW_SUFFIXES and not name.startswith("."):
+            if path.suffix.casefold() in ROW_SUFFIXES and not name.startswith((".", "~$")):  # "~$": a lock of Excel's
                 count += 1
                 yield open_checked(path, label, root, anchor=folder)
             elif path.suffix.casefold() in OTHER_SUFFIXES:

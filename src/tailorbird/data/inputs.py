@@ -12,7 +12,7 @@ from typing import Any
 from tailorbird.data.examine import examine
 from tailorbird.data.files import resolve
 from tailorbird.data.reading import items, sample_of
-from tailorbird.data.records import BadRow, Record, Repair
+from tailorbird.data.records import BadRow, Record, Remark, Repair
 from tailorbird.data.rows import RowReader
 from tailorbird.data.shapes import ANY_SHAPE, OPTIONAL, REQUIRED, Shape, as_messages, listed, refuse_later_formats
 from tailorbird.data.stream import MAX_LINE_BYTES
@@ -62,7 +62,7 @@ def read_inputs(
             elif isinstance(item, Record) and reader is not None:
                 yield _input_row(item, reader)
             else:
-                assert isinstance(item, Repair)
+                assert isinstance(item, Repair | Remark)
 
 
 def _input_row(record: Record, reader: RowReader) -> InputRow:

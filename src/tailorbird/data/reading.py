@@ -9,16 +9,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tailorbird.data import facts as fact
+from tailorbird.data.collections import Source
 from tailorbird.data.examine import Examined, examine
 from tailorbird.data.facts import DataFacts, FileFacts
-from tailorbird.data.files import SourceFile, resolve
+from tailorbird.data.files import SHEET_SUFFIXES, SourceFile, resolve
 from tailorbird.data.json_rows import json_array, json_lines
-from tailorbird.data.records import BadRow, Item, Record, Repair
+from tailorbird.data.parquet import parquet_rows
+from tailorbird.data.records import BadRow, Item, Record, Remark, Repair
 from tailorbird.data.rows import RowReader
 from tailorbird.data.shapes import SAMPLE, Shape, understand
+from tailorbird.data.spreadsheets import sheet_rows
 from tailorbird.data.stream import MAX_LINE_BYTES
 from tailorbird.data.tables import table_rows
 from tailorbird.data.text import printable
@@ -74,9 +77,11 @@ def rejected_record(rejected: Rejected) -> dict[str, Any]:
     }
 
 
-def items(examined: Examined, *, cap: int = MAX_LINE_BYTES) -> Iterator[Item]:
-    """The records of a file, whatever its format."""
-    readers = {"jsonl": json_lines, "json": json_array, "csv": table_rows, "text": text_lines}
+def items(examined: Examined, *, cap: int = MAX_LINE_BYTES, sheet: str | None = None) -> Iterator[Item]:
+    """The records of a file, whatever its format. `sheet`: of a workbook; None is the first that is shown."""
+    if examined.format == "sheet":
+        return sheet_rows(examined, cap=cap, sheet=sheet)
+    readers = {"jsonl": json_lines, "json": json_array, "csv": table_rows, "text": text_lines, "parquet": parquet_rows}
     return readers[examined.format](examined, cap=cap)
 
 
@@ -98,7 +103,7 @@ def text_lines(examined: Examined, *, cap: int = MAX_LINE_BYTES) -> Iterator[Ite
 
 
 def read(
-    paths: Iterable[str | os.PathLike[str]],
+    paths: Iterable[str | os.PathLike[str] | Source],
     *,
     root: Path,
     shape: str | None = None,
@@ -109,20 +114,33 @@ def read(
     check_row: CheckRow | None = None,
     classify: bool = False,
     labels: Collection[str] | None = None,
+    sheet: str | None = None,
+    supervise: Literal["all", "last"] = "all",
     max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Dataset:
-    """All rows of the files, folders and globs in `paths`, which start at `root` when relative.
+    """All rows of the files, folders and globs in `paths`, which start at `root` when relative. A `Source` among them
+    has its own shape and columns, and describes its rows.
 
     `check_row` gives (field, code, reason) for a row that must not be taken (too long for the base, ...). `classify`:
-    the answer of a row is its label, whatever the shape; `labels`: the only ones allowed.
+    the answer of a row is its label, whatever the shape; `labels`: the only ones allowed. `sheet`: of the workbooks.
+    `supervise`: which answers of a conversation are learned.
     """
-    found = resolve(paths, root)
+    named = list(paths)
+    sources = [one for one in named if isinstance(one, Source)]
+    plain = [one for one in named if not isinstance(one, Source)]
     taking = _Taking(check_row)
-    taking.warnings.extend(found.notes)
-    for source in found.files:
-        examined = examine(source)
-        options = _Options(shape, columns, group, tuple(slices), classify, labels, max_line_bytes)
-        taking.file(examined, options)
+    options = _Options(shape, columns, group, tuple(slices), classify, labels, sheet, supervise, max_line_bytes)
+    for part, source in [*([(plain, None)] if plain or not sources else []), *(([s.path], s) for s in sources)]:
+        found = resolve(part, root)
+        taking.warnings.extend(found.notes)
+        for file in found.files:
+            taking.file(examine(file), options if source is None else options.of(source), source)
+        own = sheet if source is None else source.sheet
+        if own is not None and not any(file.suffix in SHEET_SUFFIXES for file in found.files):
+            where = ", ".join(file.shown for file in found.files[:3])
+            raise DataError(
+                f"sheet {own!r} is named, and there is no workbook", where=where, remedy="leave `sheet` out"
+            )
     return taking.dataset(max_bad_share)
 
 
@@ -137,10 +155,11 @@ def understand_file(
     columns: Mapping[str, str] | None,
     named: Iterable[str] = (),
     cap: int = MAX_LINE_BYTES,
+    sheet: str | None = None,
 ) -> tuple[Shape, Iterator[Item]]:
     """The shape of a file and all its items; the first `SAMPLE` records decide."""
     where = examined.file.shown
-    stream = items(examined, cap=cap)
+    stream = items(examined, cap=cap, sheet=sheet)
     first, sample = sample_of(stream)
     if not sample:
         bad = [item for item in first if isinstance(item, Rejected)]
@@ -148,7 +167,11 @@ def understand_file(
             what = f"no record can be read: {bad[0].reason} ({bad[0].code})"
             remedy = "each record must be an object with named fields, like {"
             raise DataError(what, where=str(bad[0].place), remedy=remedy + '"prompt": ..., "completion": ...}')
-        remedy = "put rows below the header" if examined.format == "csv" else "put rows into it, or name another file"
+        remedy = (
+            "put rows below the header"
+            if examined.format in ("csv", "sheet")
+            else "put rows into it, or name another file"
+        )
         raise DataError("there are no rows in the file (D02)", where=where, remedy=remedy)
     understood = understand(sample, where, shape=shape, columns=columns, named=named)
     return replace(understood, format=examined.format, notes=examined.notes), chain(first, stream)
@@ -175,7 +198,15 @@ class _Options:
     slices: tuple[str, ...]
     classify: bool
     labels: Collection[str] | None
+    sheet: str | None
+    supervise: Literal["all", "last"]
     cap: int
+
+    def of(self, source: Source) -> _Options:
+        """The source's own shape and columns before those of the whole collection."""
+        own = bool(source.shape or source.columns)
+        shape, columns = (source.shape, source.columns) if own else (self.shape, self.columns)
+        return replace(self, shape=shape, columns=columns, sheet=source.sheet)
 
 
 @dataclass(slots=True)
@@ -194,22 +225,28 @@ class _Taking:
     warnings: list[str] = field(default_factory=list)
     duplicates: int = 0
 
-    def file(self, examined: Examined, options: _Options) -> None:
+    def file(self, examined: Examined, options: _Options, source: Source | None = None) -> None:
         named = [*options.slices, *([options.group] if options.group else [])]
-        shape, stream = understand_file(examined, options.shape, options.columns, named, options.cap)
-        reader = RowReader(shape, options.group, options.slices, options.classify, options.labels)
+        shape, stream = understand_file(
+            examined, options.shape, options.columns, named, options.cap, sheet=options.sheet
+        )
+        last_only = options.supervise == "last"
+        reader = RowReader(shape, options.group, options.slices, options.classify, options.labels, last_only)
         known = {*shape.columns.values(), *named}
         count = 0
         for item in stream:
             if isinstance(item, Repair):
                 self.fixed[item.code] += item.count
                 continue
+            if isinstance(item, Remark):
+                self.warnings.append(item.text)
+                continue
             count += 1
             if isinstance(item, Rejected):
                 self.rejected.append(item)
             else:
                 self.unused.update(item.value.keys() - known)
-                self._record(item, reader)
+                self._record(item, reader, source)
         self.fixed["D04"] += examined.repairs
         self.fixed.update(reader.fixed)
         self.special.update(reader.special)
@@ -217,9 +254,10 @@ class _Taking:
         self.warnings.extend(shape.notes)
         self.files.append(_file_facts(examined, shape, count))
 
-    def _record(self, record: Record, reader: RowReader) -> None:
+    def _record(self, record: Record, reader: RowReader, source: Source | None) -> None:
         try:
             row = reader.row(record)
+            row = row if source is None else source.described(row)
             if self.check_row is not None and (problem := self.check_row(row)) is not None:
                 raise BadRow(*problem)
         except BadRow as bad:

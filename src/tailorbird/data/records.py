@@ -35,4 +35,11 @@ class Repair:
     count: int = 1
 
 
-Item = Record | Rejected | Repair
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something about a file as a whole that is known only when it is read; shown among the warnings."""
+
+    text: str
+
+
+Item = Record | Rejected | Repair | Remark

@@ -31,6 +31,7 @@ class RowReader:
     """Makes rows of one file's records. What it repaired is counted in `fixed` (by code) and `special` (by spelling).
 
     `classify`: the answer is the label, whatever the shape. `labels`: the declared set; others are refused.
+    `last_only`: of several answers in a conversation the last alone is learned.
     """
 
     shape: Shape
@@ -38,6 +39,7 @@ class RowReader:
     slices: Sequence[str] = ()
     classify: bool = False
     labels: Labels | None = None
+    last_only: bool = False
     fixed: Counter[str] = field(default_factory=Counter)
     special: Counter[str] = field(default_factory=Counter)
 
@@ -49,6 +51,8 @@ class RowReader:
         if self.classify or "label" in REQUIRED[self.shape.name]:
             turns[-1], label = self._label(turns[-1])
         turns = self._cleaned(turns)
+        if self.last_only:
+            turns = [*(Turn(t.role, t.content, supervised=False) for t in turns[:-1]), turns[-1]]
         messages = tuple(Message(t.role, t.content) for t in turns)
         supervised = tuple(t.supervised for t in turns)
         return Row(
@@ -183,7 +187,7 @@ class RowReader:
     def _weight(self, value: Mapping[str, Any]) -> float:
         column = self.shape.columns.get("weight")
         cell = value.get(column) if column is not None else None
-        if cell is None:
+        if cell is None or cell == "":
             return 1.0
         try:
             weight = float("" if isinstance(cell, bool) else cell)

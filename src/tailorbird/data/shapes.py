@@ -185,7 +185,7 @@ def as_messages(value: Any) -> Any:
 
 
 def refuse_later_formats(sample: Sequence[Mapping[str, Any]], where: str) -> None:
-    """ShareGPT conversations and preference data are known, and not read yet: refused by name."""
+    """Preference data is known, and not read yet: refused by name."""
     for record in sample[:20]:
         keys = {fold_name(k) for k in record}
         if {"chosen", "rejected"} <= keys:
@@ -200,15 +200,6 @@ def refuse_later_formats(sample: Sequence[Mapping[str, Any]], where: str) -> Non
                 where=where,
                 remedy="keep the rows whose label is true, without that column",
             )
-        for name in REQUIRED["messages"]["messages"]:
-            turns = as_messages(next((v for k, v in record.items() if fold_name(k) == name), None))
-            if isinstance(turns, list) and turns and isinstance(turns[0], dict) and {"from", "value"} <= set(turns[0]):
-                raise DataError(
-                    "these are ShareGPT conversations (from, value), which are not read yet",
-                    where=where,
-                    remedy='rename "conversations" to "messages", "from" to "role" (human is user, gpt is assistant), '
-                    'and "value" to "content"',
-                )
 
 
 def _no_shape(present: Mapping[str, int], wanted: str | None, columns: Mapping[str, str], where: str) -> DataError:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tailorbird.data.facts import label_counts
+from tailorbird.data.facts import label_counts, source_counts
 from tailorbird.data.given import check_labels, part_of, without_given
 from tailorbird.data.near import Union, clusters
 from tailorbird.data.overlap import overlaps
@@ -27,7 +27,8 @@ class SplitFacts:
     """What was done. `clusters`: units of several rows (`rows` in them, the `largest`, texts `near` each other).
 
     `moved`: rows that stand where they do because a row of their unit stands there. `dropped`: examples left out
-    because given rows say the same. `unused`: rows that no split asked for. `overlap` was proven, not assumed.
+    because given rows say the same. `sources`: rows of each data set of a collection in each split. `unused`: rows that
+    no split asked for. `overlap` was proven, not assumed.
     """
 
     sizes: Mapping[str, int]
@@ -38,6 +39,7 @@ class SplitFacts:
     dropped: Mapping[str, int]
     unused: int
     labels: Mapping[str, Mapping[str, int]]
+    sources: Mapping[str, Mapping[str, int]]
     seed: int
     warnings: tuple[str, ...] = field(default=())
 
@@ -45,7 +47,8 @@ class SplitFacts:
         values = {name: getattr(self, name) for name in self.__slots__}
         for name in ("sizes", "asked", "clusters", "dropped"):
             values[name] = dict(values[name])
-        values["labels"] = {name: dict(counts) for name, counts in self.labels.items()}
+        for name in ("labels", "sources"):
+            values[name] = {split: dict(counts) for split, counts in getattr(self, name).items()}
         return values | {"warnings": list(self.warnings)}
 
 
@@ -61,7 +64,8 @@ def split(
 ) -> tuple[Splits, SplitFacts]:
     """The four splits. `sizes`: rows wanted of each, None or absent = the default (train: all the rest).
 
-    `stratify` (classify): each split has the labels in the proportion of the examples. A given test or validation set
+    `stratify` (classify): each split has the labels in the proportion of the examples; the sources of a collection are
+    in proportion always. A given test or validation set
     is taken as it is (or, with a size, a part of it); examples that say the same as given rows are refused or
     dropped.
     """
@@ -81,9 +85,10 @@ def split(
     asked = wanted(len(examples), sizes, {name: len(kept) for name, kept in given.items()})
     parts = {name: part_of(kept, sizes.get(name), seed, name) for name, kept in given.items()}
     union, joined = clusters(examples)
+    sourced = any(row.source is not None for row in examples)
     while True:
         units = units_of(examples, union, stratify)
-        chosen = assign(units, asked, seed, stratify)
+        chosen = assign(units, asked, seed, stratify or sourced)
         splits = _splits({name: parts.get(name) or [examples[i] for i in chosen[name]] for name in NAMES})
         _check_none_empty(splits, units)
         missed = overlaps(splits)
@@ -157,6 +162,7 @@ def _facts(
         dropped=dict(dropped),
         unused=rows - sum(count for name, count in got.items() if name not in given),
         labels={part.name: label_counts(part) for part in parts},
+        sources={part.name: found for part in parts if (found := source_counts(part))},
         seed=seed,
         warnings=tuple(_warnings(splits, got, sizes, units)),
     )

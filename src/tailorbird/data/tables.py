@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -114,20 +114,24 @@ def _header(texts: _Pushback, delimiter: str, shown: str, cap: int) -> list[str]
         reason = first.bad.reason if first is not None and first.bad is not None else "nothing in it"
         raise DataError(f"no header line: {reason} (D02)", where=shown, remedy="the first line must name the columns")
     try:
-        names = [name.strip() for name in _cells(first, texts, delimiter, None, cap)]
+        names = _cells(first, texts, delimiter, None, cap)
     except BadRow as bad:
         raise DataError(
             f"the header cannot be read: {bad.reason} ({bad.code})", where=f"{shown}:{first.number}"
         ) from None
+    return column_names(names, f"{shown}:{first.number}")
+
+
+def column_names(cells: Sequence[str], where: str) -> list[str]:
+    """The names in a header, "(column 3)" where there is none; DataError when two are alike or all are empty."""
+    names = [name.strip() for name in cells]
     folded = [fold_name(n) for n in names if n]
     twice = next((n for n in names if n and folded.count(fold_name(n)) > 1), None)
     if twice is not None:
         what = f"two columns are called {printable(twice)!r} (D09)"
-        raise DataError(what, where=f"{shown}:{first.number}", remedy="give each column its own name")
+        raise DataError(what, where=where, remedy="give each column its own name")
     if not any(names):
-        raise DataError(
-            "the header names no column (D02)", where=f"{shown}:{first.number}", remedy="name the columns in it"
-        )
+        raise DataError("the header names no column (D02)", where=where, remedy="name the columns in it")
     return [name or f"(column {i})" for i, name in enumerate(names, start=1)]
 
 

@@ -34,9 +34,10 @@ def random_order(seed: int, purpose: str, identity: str) -> bytes:
 
 
 def units_of(rows: Sequence[Row], union: Union, stratify: bool) -> list[Unit]:
+    """`label` of a unit: its source and, with `stratify`, its label, of which each split has its part."""
     units = []
     for members in union.sets():
-        labels = Counter(rows[i].label or "" for i in members) if stratify else Counter({"": 1})
+        labels = Counter(f"{rows[i].source or ''}\0{(rows[i].label or '') if stratify else ''}" for i in members)
         label = min(labels, key=lambda name: (-labels[name], name))
         units.append(Unit(min(rows[i].id for i in members), tuple(members), label))
     return units

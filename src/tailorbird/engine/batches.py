@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tailorbird.engine.dropout import token_keys
 from tailorbird.engine.segments import Packed, few_sizes, pack
 
 
@@ -34,13 +35,17 @@ class Encoded:
 
 @dataclass
 class Batch:
-    """One forward: `places` are flat positions whose hidden state predicts `targets`."""
+    """One forward: `places` are flat positions whose hidden state predicts `targets`.
+
+    label_smoothing: share of each target that is spread over the vocabulary; 0 wherever a loss is only looked at.
+    """
 
     packed: Packed
     places: Tensor
     targets: Tensor
     weights: Tensor
     total: float  # sum of weights
+    label_smoothing: float = 0.0
 
 
 def shared_head(rows: Sequence[Encoded]) -> int:
@@ -57,7 +62,11 @@ def shared_head(rows: Sequence[Encoded]) -> int:
 
 
 class RowSource:
-    """Batches of training rows by step. `next(step)` is pure: the same step gives the same micro-batches."""
+    """Batches of training rows by step. `next(step)` is pure: the same step gives the same micro-batches.
+
+    dropout, label_smoothing: for the steps of training; `everything()`, which a held-out loss is taken on, has neither.
+    With dropout each row carries its own head: its mask is the row's own.
+    """
 
     def __init__(
         self,
@@ -68,31 +77,65 @@ class RowSource:
         seed: int,
         soft: int = 0,
         device: str = "cpu",
+        dropout: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         if not rows:
             raise ValueError("no rows to train on")
         self.rows, self.batch_rows, self.seed, self.soft, self.device = list(rows), batch_rows, seed, soft, device
         self.micro_batch_tokens = micro_batch_tokens
-        self.head = shared_head(self.rows)
+        self.dropout, self.label_smoothing = dropout, label_smoothing
+        self.head = 0 if dropout else shared_head(self.rows)
         self.steps_per_epoch = -(-len(self.rows) // batch_rows)
+        self._epoch, self._order = -1, list[int]()
 
     def order(self, epoch: int) -> list[int]:
-        numbers = list(range(len(self.rows)))
-        random.Random(stream(self.seed, "order", epoch)).shuffle(numbers)
-        return numbers
+        if self._epoch != epoch:
+            numbers = list(range(len(self.rows)))
+            random.Random(stream(self.seed, "order", epoch)).shuffle(numbers)
+            self._epoch, self._order = epoch, numbers
+        return self._order
 
     def numbers(self, step: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
         return self.order(epoch)[place * self.batch_rows : (place + 1) * self.batch_rows]
 
     def next(self, step: int) -> list[Batch]:
-        return self.batches([self.rows[number] for number in self.numbers(step)])
+        found, place = self.batches([self.rows[number] for number in self.numbers(step)]), 0
+        for batch in found:
+            batch.label_smoothing = self.label_smoothing
+            if self.dropout:
+                batch.packed.keys = self._keys(step, place, batch.packed)
+            place += len(batch.packed.starts)
+        return found
+
+    def _keys(self, step: int, first: int, packed: Packed) -> Tensor:
+        """Dropout's token keys: the soft prompt's, which stands once in a step, then each row's own."""
+        streams, lengths = ["soft"] * bool(self.soft), [self.soft] * bool(self.soft)
+        for number, (start, end) in enumerate(zip(packed.starts, packed.ends, strict=True)):
+            streams.append(str(first + number))
+            lengths.append(end - start + 1)
+        streams, lengths = [*streams, "padding"], [*lengths, packed.segments.padding]
+        return token_keys([stream(self.seed, "dropout", step, name) for name in streams], lengths, self.device)
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens of all rows met in the steps before `step`."""
+        return sum(len(self.rows[number].ids) for s in range(step) for number in self.numbers(s))
 
     def everything(self) -> list[Batch]:
         """All rows in their own order: for a held-out loss."""
         return self.batches(self.rows)
 
+    def groups(self, step: int) -> list[list[int]]:
+        """Numbers of the rows of each micro-batch of a step."""
+        numbers = self.numbers(step)
+        rest = iter(numbers)
+        return [[next(rest) for _ in group] for group in self._cut([self.rows[number] for number in numbers])]
+
     def batches(self, rows: Sequence[Encoded]) -> list[Batch]:
+        return [self._batch(group) for group in self._cut(rows)]
+
+    def _cut(self, rows: Sequence[Encoded]) -> list[list[Encoded]]:
         groups: list[list[Encoded]] = [[]]
         tokens = 0
         for row in rows:
@@ -102,7 +145,7 @@ class RowSource:
                 tokens = 0
             groups[-1].append(row)
             tokens += size
-        return [self._batch(group) for group in groups]
+        return groups
 
     def _batch(self, rows: Sequence[Encoded]) -> Batch:
         h = self.head
@@ -119,5 +162,6 @@ class RowSource:
         places += [0] * unused
         targets += [0] * unused
         weights += [0.0] * unused
-        weight = torch.tensor(weights, dtype=torch.float32, device=device)
+        exact = torch.float32 if device.startswith("mps") else torch.float64  # MPS has no float64
+        weight = torch.tensor(weights, dtype=exact, device=device)
         return Batch(packed, torch.tensor(places, device=device), torch.tensor(targets, device=device), weight, total)

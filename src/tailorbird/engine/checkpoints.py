@@ -6,8 +6,9 @@ synced, renamed; only then is the older one removed.
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ from torch import Tensor
 from tailorbird import store
 from tailorbird.errors import NumericError
 
+STATE = "state.safetensors"
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        store.fault("tensors")
+        save_file(held, str(path))
+    except Exception as error:  # safetensors wraps what the disk says in an error of its own
+        if not store.disk_full(error):
+            raise
+        with store.disk(path):
+            raise OSError(errno.ENOSPC, "No space left on device") from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -31,42 +42,76 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 class Checkpoints:
-    """A folder of `step-N/{state.safetensors, state.json}` and `best-N/…`; N is the number of finished steps."""
+    """A folder of `step-N/{state.safetensors, state.json}`, `stop-N/…` and `best-N/…`; N is the number of finished
+    steps."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with store.disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        store.sweep(folder)
 
-    def save(self, kind: str, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        kind: str,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        *,
+        keep: Collection[int | None] = (),
+    ) -> None:
+        """Publish the newest of its kind, then remove the others but those of the steps `keep`."""
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise NumericError(f"{name} is not finite at step {step}; the checkpoint was not written")
-        final = self.folder / f"{kind}-{step:08d}"
-        temporary = self.folder / f".{kind}-{step:08d}.tmp"
+        final = self._folder(kind, step)
+        temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_tensors(temporary / "state.safetensors", tensors)
-        digest = store.sha256_file(temporary / "state.safetensors")
-        store.write_json(temporary / "state.json", {"step": step, "sha256": digest, **facts})
-        if final.exists():
-            shutil.rmtree(final)
-        store.publish_folder(temporary, final)
+        try:
+            with store.disk(temporary):
+                temporary.mkdir(parents=True)
+            save_tensors(temporary / STATE, tensors)
+            digest = store.sha256_file(temporary / STATE)
+            store.write_json(temporary / "state.json", {"step": step, "sha256": digest, **facts})
+            store.publish_folder(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # its room may be what the disk lacks
+            raise
+        store.fault("prune")
+        kept = {final, *(self._folder(kind, number) for number in keep if number is not None)}
         for older in self._all(kind):
-            if older != final:
+            if older not in kept:
                 shutil.rmtree(older, ignore_errors=True)
 
     def newest(self, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest that is whole."""
         for folder in reversed(self._all(kind)):
-            state, tensors = folder / "state.json", folder / "state.safetensors"
-            if not (state.is_file() and tensors.is_file()):
-                continue
-            facts = store.read_json(state)
-            if facts.get("sha256") == store.sha256_file(tensors):
-                return load_tensors(tensors), facts
+            if (found := self._read(folder)) is not None:
+                return found
         return None
 
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def at(self, kind: str, step: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self._read(self._folder(kind, step))
+
+    def facts(self, kind: str) -> dict[str, Any] | None:
+        """What the newest says beside its tensors, without reading them."""
+        folders = [folder for folder in self._all(kind) if (folder / "state.json").is_file()]
+        found: dict[str, Any] | None = store.read_json(folders[-1] / "state.json") if folders else None
+        return found
+
+    def remove(self, kind: str) -> None:
+        for folder in self._all(kind):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _read(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        state, tensors = folder / "state.json", folder / STATE
+        if not (state.is_file() and tensors.is_file()):
+            return None
+        facts = store.read_json(state)
+        return (load_tensors(tensors), facts) if facts.get("sha256") == store.sha256_file(tensors) else None
+
+    def _folder(self, kind: str, step: int) -> Path:
+        return self.folder / f"{kind}-{step:08d}"
 
     def _all(self, kind: str) -> list[Path]:
         return sorted(self.folder.glob(f"{kind}-*"))

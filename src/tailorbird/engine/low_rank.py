@@ -8,11 +8,15 @@ The layout of names and tensors is PEFT's, which is the oracle in tests.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 class LowRankLinear(nn.Module):
@@ -23,10 +27,11 @@ class LowRankLinear(nn.Module):
         self.base = base
         self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
         self.scale = scale
+        self.drop: Callable[[Tensor], Tensor] = _same  # dropout of the input of A, while training
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)
-        low = F.linear(x, self.lora_A.to(x.dtype))
+        low = F.linear(self.drop(x), self.lora_A.to(x.dtype))
         # The scale meets B, not the tokens, and the sum is part of the product: two passes over the output less.
         update = (self.lora_B * self.scale).to(x.dtype)
         return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), update.t()).view_as(out)
@@ -45,8 +50,14 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def linear_names(network: nn.Module, output: nn.Module | None) -> list[str]:
-    """All linear layers but the output head, as dotted names in the network's order."""
-    return [name for name, layer in network.named_modules() if is_linear(layer) and layer is not output]
+    """All linear layers but the output head, as dotted names in the network's order; a wrapped layer counts under its
+    own name."""
+    inside = {id(layer.base) for layer in network.modules() if isinstance(layer, LowRankLinear)}
+    return [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, LowRankLinear) or (is_linear(layer) and layer is not output and id(layer) not in inside)
+    ]
 
 
 def initial(layer: nn.Module, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -73,5 +84,39 @@ def wrap(network: nn.Module, tensors: Mapping[str, tuple[Tensor, Tensor]], scale
     return restore
 
 
-def wrapped(network: nn.Module, names: Iterable[str]) -> dict[str, LowRankLinear]:
-    return {name: network.get_submodule(name) for name in names}  # type: ignore[misc]
+def present(network: nn.Module) -> dict[str, LowRankLinear]:
+    """The low-rank layers in place, by the name of the layer they wrap."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, LowRankLinear)}
+
+
+def base_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The base's own parameters under their own names, whatever layers (ours, or PEFT's) are wrapped around its own."""
+    added: set[int] = set()
+    own: dict[str, str] = {}
+    for name, layer in network.named_modules():
+        inside = next((child for child in ("base", "base_layer") if _wraps(layer, child)), None)
+        if inside is not None:
+            kept = {id(parameter) for parameter in layer.get_submodule(inside).parameters()}
+            added |= {id(parameter) for parameter in layer.parameters()} - kept
+            own[f"{name}.{inside}"] = name
+    found = {}
+    for name, parameter in network.named_parameters():
+        layer_name, _, last = name.rpartition(".")
+        if id(parameter) not in added:
+            place = own.get(layer_name, layer_name)
+            found[f"{place}.{last}" if place else last] = parameter
+    return found
+
+
+def _wraps(layer: nn.Module, child: str) -> bool:
+    return isinstance(layer, LowRankLinear) if child == "base" else isinstance(getattr(layer, child, None), nn.Module)
+
+
+def add(network: nn.Module, tensors: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
+    """Merge: W += scale * B A, in place, in the weights' own dtype (§4.1: no latency is left)."""
+    with torch.no_grad():
+        for name, (a, b) in tensors.items():
+            layer = network.get_submodule(name)
+            assert isinstance(layer.weight, Tensor)
+            change = ((b @ a) * scale).to(layer.weight)  # (out, in)
+            layer.weight += change if isinstance(layer, nn.Linear) else change.t()

@@ -35,6 +35,15 @@ def give_back_freed_memory() -> None:
         library.malloc_trim(0)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this error says that memory could not be had: Python's, an accelerator's, or torch's on the CPU."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 class PeakMemory:
     """`with PeakMemory() as peak: …` then `peak.megabytes`; None where the system does not tell.
 

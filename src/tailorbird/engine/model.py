@@ -5,7 +5,7 @@ Knows tensors and structure; nothing of text, tasks or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tailorbird.engine.dropout import Dropout
 from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, at_least_float32, pack, register
 from tailorbird.errors import ResourceError
 
@@ -34,6 +35,7 @@ class Model:
         self.embeddings: nn.Module = self.network.get_input_embeddings()
         self.output: nn.Module = self.network.get_output_embeddings()
         self.soft: Tensor | None = None  # (virtual tokens, hidden) put before every head
+        self.dropout = Dropout(0.0)
         if verify:
             self.self_test()
 
@@ -79,20 +81,62 @@ class Model:
         return result.last_hidden_state[0]
 
     def forward(self, batch: Packed) -> Tensor:
-        return self.hidden_states(self.embed(batch), batch.positions, batch.segments)
+        with self.dropout.over(batch.keys):
+            embedded = self.dropout.embedded(self.embed(batch))
+            return self.hidden_states(embedded, batch.positions, batch.segments)
+
+    def drop_out(self, rate: float) -> None:
+        """Dropout in the forwards of batches that carry keys: those of training steps."""
+        self.dropout = Dropout(rate)
+        self.dropout.place(self.network)
+
+    def recompute_layers(self) -> None:
+        """Activation checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", §3): of each
+        decoder layer only the input is kept, the layer is computed again in the backward pass. A third more time."""
+        for layer in self.layers:
+            layer.forward = self._recomputed(layer.forward)
+
+    def _recomputed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def again(*args: Any, **kwargs: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            keys = self.dropout.keys
+
+            def layer(*args: Any, **kwargs: Any) -> Any:
+                with self.dropout.over(keys):  # in the backward pass no forward is running
+                    return forward(*args, **kwargs)
+
+            return checkpoint(layer, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        return again
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, first to last."""
+        count = self.network.config.num_hidden_layers
+        for module in self.body.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
+        raise ResourceError(f"the {count} decoder layers were not found", where=type(self.network).__name__)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, hidden) -> (N, vocabulary) in the compute dtype."""
         result: Tensor = self.output(hidden)
         return result
 
-    def cross_entropy(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def cross_entropy(
+        self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+    ) -> Tensor:
         """Sum over positions of -log p(target), fp32. hidden (N, hidden), targets (N,). Chunked over positions so
-        that the logits of long answers are never held at once (recomputed in the backward pass)."""
+        that the logits of long answers are never held at once (recomputed in the backward pass).
+
+        smoothing: share of the target spread evenly over the vocabulary (Szegedy et al. 2016, "Rethinking the Inception
+        Architecture for Computer Vision", §7)."""
 
         def chunk_loss(part: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
-            losses = F.cross_entropy(at_least_float32(self.logits(part)), wanted, reduction="none")
-            return losses.sum() if weight is None else (losses * weight).sum()
+            logits = at_least_float32(self.logits(part))
+            losses = F.cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
+            return losses.sum() if weight is None else (losses * weight.to(losses.dtype)).sum()
 
         total = at_least_float32(hidden.new_zeros(()))
         many = hidden.shape[0] > 4 * LOGIT_ROWS

@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tailorbird import store
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -37,15 +39,23 @@ class Schedule:
 
 
 class Optimizer:
-    """Owns the masters of `parameters` (the tensors the network computes with)."""
+    """Owns the masters of `parameters` (the tensors the network computes with).
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float, clip: float) -> None:
+    l2_to_start: decoupled decay towards the values at the start, not towards zero: w -= rate * l2 * (w - w_start). Li,
+    Grandvalet & Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", §3.2,
+    equation 2 (L2-SP), whose gradient is taken out of Adam's as weight decay's is in AdamW.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], weight_decay: float, clip: float, l2_to_start: float = 0.0
+    ) -> None:
         self.parameters = dict(parameters)
         low = (torch.bfloat16, torch.float16)
         self.masters: dict[str, Tensor] = {
             name: p.detach().float().clone() if p.dtype in low else p for name, p in self.parameters.items()
         }
-        self.clip = clip
+        self.clip, self.l2_to_start = clip, l2_to_start
+        self.start = {name: m.detach().clone() for name, m in self.masters.items()} if l2_to_start else {}
         matrices = [m for m in self.masters.values() if m.dim() >= 2]
         vectors = [m for m in self.masters.values() if m.dim() < 2]
         groups = [
@@ -56,6 +66,15 @@ class Optimizer:
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, foreach=False, fused=True)
         self.sums: dict[str, Tensor] = {}  # buffers, kept from step to step
         self.collected: set[str] = set()  # those that hold gradients of this step
+
+    @torch.no_grad()
+    def begin(self, masters: Mapping[str, Tensor]) -> None:
+        """Start from these fp32 values instead of the parameters' rounding of them."""
+        for name, value in masters.items():
+            self.masters[name].copy_(value)
+            if name in self.start:
+                self.start[name].copy_(value)
+        self.publish()
 
     def collect(self) -> None:
         """Move this micro-batch's gradients out of the network, summed in at least fp32."""
@@ -73,9 +92,8 @@ class Optimizer:
 
     def norm(self, scale: float) -> float:
         """Global L2 norm of the collected gradients times `scale`."""
-        squares = [
-            torch.linalg.vector_norm(self.sums[name], dtype=torch.float32) ** 2 for name in sorted(self.collected)
-        ]
+        sums = [self.sums[name] for name in sorted(self.collected)]  # in fp32 or better
+        squares = [torch.linalg.vector_norm(gradient) ** 2 for gradient in sums]
         return float(torch.stack(squares).sum().sqrt()) * scale if squares else 0.0
 
     def step(self, learning_rate: float, scale: float) -> None:
@@ -84,7 +102,11 @@ class Optimizer:
             master.grad = self.sums[name].mul_(scale) if name in self.collected else None
         for group in self.adam.param_groups:
             group["lr"] = learning_rate
+        with torch.no_grad():
+            for name, start in self.start.items():
+                self.masters[name].lerp_(start, min(1.0, learning_rate * self.l2_to_start))
         self.adam.step()
+        store.fault("optimizer")
         self.discard()
         self.publish()
 
@@ -113,9 +135,16 @@ class Optimizer:
         for name, master in self.masters.items():
             master.copy_(tensors[f"master/{name}"])
             parts = ("step", "exp_avg", "exp_avg_sq")
+            self.adam.state.pop(master, None)
             if f"exp_avg/{name}" in tensors:
                 self.adam.state[master] = {part: tensors[f"{part}/{name}"].clone() for part in parts}
         self.publish()
+
+    def release(self) -> None:
+        """Give up moments and sums, when nothing will be learned any more: three quarters of what is held."""
+        self.adam.state.clear()
+        self.sums.clear()
+        self.discard()
 
     def master_copy(self) -> dict[str, Tensor]:
         return {name: m.detach() for name, m in self.masters.items()}

@@ -92,13 +92,17 @@ class DecodeStep:
 
 @dataclass
 class Packed:
-    """A flat batch: ids (T,), positions (T,) and the segments; `ends[s]` is the flat position of row s's last token."""
+    """A flat batch: ids (T,), positions (T,) and the segments; `ends[s]` is the flat position of row s's last token.
+
+    keys: (tokens with soft prompt,) int32 while dropout is on: see `engine/dropout.py`.
+    """
 
     ids: Tensor
     positions: Tensor
     segments: Segments
     starts: list[int]
     ends: list[int]
+    keys: Tensor | None = None
 
 
 def few_sizes(count: int) -> int:

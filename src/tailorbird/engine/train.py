@@ -1,59 +1,56 @@
 """The one training loop: fetch, loss, backward, finite check, step, record, checkpoint. It knows no technique.
 
 Loss of an optimizer step = sum over its supervised tokens / their number, however many micro-batches it took.
-A continued run equals an undisturbed one bit for bit: masters, moments and step are saved; the order of rows is a
-function of the step.
+A continued run equals an undisturbed one bit for bit: masters, moments and step are saved; the order of rows and
+dropout's masks are functions of the step. Where the loop stands, and when it goes back, is in `standing.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from tailorbird import store
 from tailorbird.engine.batches import Batch, RowSource
 from tailorbird.engine.checkpoints import Checkpoints
 from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.model import Model
 from tailorbird.engine.optimizer import Optimizer, Schedule
-from tailorbird.errors import Interrupted, NumericError
+from tailorbird.engine.standing import Best, Standing
+from tailorbird.errors import Interrupted
 
 Loss = Callable[[Model, Batch], Tensor]
-SKIPS_IN_A_ROW = 5
+__all__ = ["Best", "Loss", "Trainable", "held_out_loss", "token_loss", "train"]
 TIDY_STEPS = 16
 
 
 @dataclass
 class Trainable:
-    """What a technique lets the loop update, by name. The model it was made on belongs to this training alone."""
+    """What a technique lets the loop update, by name. The model it was made on belongs to this training alone.
+
+    `masters`: fp32 values to begin with, where a parameter of a lower type holds only their rounding.
+    """
 
     parameters: dict[str, nn.Parameter]
+    masters: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
-
-@dataclass
-class Best:
-    """The masters to export, the step they come from and its held-out loss (None without Tuning rows)."""
-
-    tensors: dict[str, Tensor]
-    step: int
-    tuning_loss: float | None
-    log: list[dict[str, Any]]
-    tokens: int
-    skipped: int
+    def start(self) -> dict[str, Tensor]:
+        """The fp32 values that training begins with."""
+        return {name: self.masters.get(name, parameter.detach()) for name, parameter in self.parameters.items()}
 
 
 def token_loss(model: Model, batch: Batch) -> Tensor:
     """Sum over supervised tokens of -log p: the loss of every technique that learns from rows."""
     hidden = model.forward(batch.packed)
-    return model.cross_entropy(hidden[batch.places], batch.targets, batch.weights)
+    return model.cross_entropy(hidden[batch.places], batch.targets, batch.weights, batch.label_smoothing)
 
 
 @torch.no_grad()
@@ -61,6 +58,7 @@ def held_out_loss(model: Model, source: RowSource, loss: Loss) -> float:
     """Mean loss per supervised token over all rows of `source`, nats."""
     total = weight = 0.0
     for batch in source.everything():
+        store.fault("held-out")
         total += float(loss(model, batch))
         weight += batch.total
     return total / weight
@@ -80,28 +78,46 @@ def train(
     checkpoint_steps: int,
     progress: Callable[[int, int, str], None],
     stop: Callable[[], bool],
+    judged: Callable[[int, float | None], bool] = lambda step, loss: False,
+    l2_to_start: float = 0.0,
+    patience: int = 0,
+    restart: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Best:
-    """Run `schedule.steps` steps, going on from the newest checkpoint; return the best point by the held-out loss."""
-    optimizer = Optimizer(trainable.parameters, weight_decay, clip)
-    run = _Run(optimizer, checkpoints)
+    """Run `schedule.steps` steps, going on from the newest checkpoint; return the best point by the held-out loss.
+
+    `judged(step, held-out loss)` is told of each look at the Tuning rows; True ends the training there. So do
+    `patience` looks in a row without a lower loss (0: never). `restart()`: the tensors that training began with, for
+    one that explodes before its first checkpoint.
+    """
+    optimizer = Optimizer(trainable.parameters, weight_decay, clip, l2_to_start)
+    optimizer.begin(trainable.masters)
+    trainable.masters = {}  # the optimizer's are the only copy
+    run = Standing(optimizer, checkpoints, restart)
     run.resume()
     while run.step < schedule.steps:
         if stop():
-            run.save()
+            run.save_at_stop()
             raise Interrupted(
                 f"stopped after {run.step} of {schedule.steps} steps", remedy="the same command goes on from here"
             )
+        store.fault("step")
         value, norm, tokens = _accumulate(model, loss, source.next(run.step), optimizer)
-        rate = schedule.at(run.step)
+        rate = schedule.at(run.step) * run.rate_factor
         applied = math.isfinite(value) and math.isfinite(norm)
         if applied:
             optimizer.step(rate, _scale(norm, tokens, clip))
         else:
             optimizer.discard()
         run.record(value, norm, rate, tokens, applied)
+        if run.exploded:
+            run.roll_back()
+            continue
         if run.step % source.steps_per_epoch == 0 or run.step == schedule.steps:
-            run.judge(held_out_loss(model, tuning, loss) if tuning is not None else None)
-        if run.step % checkpoint_steps == 0 and run.step < schedule.steps:
+            held_out = held_out_loss(model, tuning, loss) if tuning is not None else None
+            run.judge(held_out)
+            if judged(run.step, held_out) or (patience and run.looks_since_best >= patience):
+                break
+        if run.step % checkpoint_steps == 0 and run.step < schedule.steps and run.calm:
             run.save()
         if run.step % TIDY_STEPS == 0:
             give_back_freed_memory()
@@ -113,6 +129,7 @@ def _accumulate(model: Model, loss: Loss, batches: list[Batch], optimizer: Optim
     """Gradients of the sum over all micro-batches; returns (mean loss, norm of the mean gradient, weight)."""
     total = tokens = 0.0
     for batch in batches:
+        store.fault("micro-batch")
         value = loss(model, batch)
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.collect()
@@ -124,74 +141,3 @@ def _accumulate(model: Model, loss: Loss, batches: list[Batch], optimizer: Optim
 def _scale(norm: float, tokens: float, clip: float) -> float:
     """Factor from gradient sums to means of norm <= `clip` (Pascanu et al. 2013, algorithm 1); 0 = no clipping."""
     return 1.0 / tokens if not clip or norm <= clip else clip / (norm * tokens)
-
-
-class _Run:
-    """Where the loop stands, and how it is saved."""
-
-    def __init__(self, optimizer: Optimizer, checkpoints: Checkpoints) -> None:
-        self.optimizer, self.checkpoints = optimizer, checkpoints
-        self.step = self.tokens = self.skipped = self.in_a_row = 0
-        self.log: list[dict[str, Any]] = []
-        self.best_step: int | None = None
-        self.best_loss: float | None = None
-
-    def resume(self) -> None:
-        found = self.checkpoints.newest("step")
-        if found is None:
-            return
-        tensors, facts = found
-        self.optimizer.load(tensors)
-        self.step, self.tokens, self.skipped = facts["step"], facts["tokens"], facts["skipped"]
-        self.log, self.best_step, self.best_loss = facts["log"], facts["best_step"], facts["best_loss"]
-        self.in_a_row = facts["in_a_row"]
-
-    def record(self, loss: float, norm: float, rate: float, tokens: float, applied: bool) -> None:
-        self.step += 1
-        self.tokens += int(tokens)
-        entry: dict[str, Any] = {"step": self.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
-        if applied:
-            self.in_a_row = 0
-        else:
-            self.skipped += 1
-            self.in_a_row += 1
-            entry |= {"loss": None, "gradient_norm": None, "skipped": True}
-        self.log.append(entry)
-        if self.in_a_row >= SKIPS_IN_A_ROW:
-            raise NumericError(
-                f"loss or gradient was not finite for {self.in_a_row} steps in a row (last at step {self.step})",
-                remedy="lower learning_rate, or look at the rows of these steps; nothing non-finite was written",
-            )
-
-    def judge(self, loss: float | None) -> None:
-        """A new best: lowest held-out loss; without Tuning rows the last point."""
-        if loss is not None and not math.isfinite(loss):
-            self.log[-1] |= {"tuning_loss": None, "tuning_loss_not_finite": True}
-            return
-        self.log[-1]["tuning_loss"] = loss
-        if loss is None or self.best_loss is None or loss < self.best_loss:
-            self.best_step, self.best_loss = self.step, loss
-            self.checkpoints.save("best", self.step, self.optimizer.master_copy(), {"tuning_loss": loss})
-
-    def save(self) -> None:
-        facts = {
-            "tokens": self.tokens,
-            "skipped": self.skipped,
-            "in_a_row": self.in_a_row,
-            "log": self.log,
-            "best_step": self.best_step,
-            "best_loss": self.best_loss,
-        }
-        self.checkpoints.save("step", self.step, self.optimizer.state(), facts)
-
-    def best(self) -> Best:
-        if self.best_step is None:
-            raise NumericError("the held-out loss was never finite", remedy="lower learning_rate")
-        if self.best_step == self.step:
-            tensors = {name: tensor.clone() for name, tensor in self.optimizer.master_copy().items()}
-        else:
-            found = self.checkpoints.newest("best")
-            if found is None or found[1]["step"] != self.best_step:
-                raise NumericError(f"the best point (step {self.best_step}) is gone from {self.checkpoints.folder}")
-            tensors = found[0]
-        return Best(tensors, self.best_step, self.best_loss, self.log, self.tokens, self.skipped)

@@ -1,7 +1,8 @@
 """Outcomes -> a score with its interval; two contestants' outcomes on the same rows -> a paired difference.
 
 Right/wrong outcomes with one row a group: Wilson, Tango, exact McNemar. Everything else: bootstrap and sign flips by
-group. Random streams are named, so that the same outcomes give the same interval in any run, and D(b, a) mirrors
+group. Outcomes of several seeds that do not all agree: rows and seeds as two-way random effects (`seeds`). Random
+streams are named, so that the same outcomes give the same interval in any run, and D(b, a) mirrors
 D(a, b).
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tailorbird.measure import seeds
 from tailorbird.measure.bootstrap import bootstrap
 from tailorbird.measure.groups import spread
 from tailorbird.measure.mcnemar import mcnemar
@@ -25,7 +27,10 @@ def score(outcomes: Sequence[Outcome], task: Task | None = None) -> Score:
         raise ValueError("a score needs at least one outcome")
     values = [o.score for o in outcomes]
     groups = _groups(outcomes)
-    if groups is None and _right_or_wrong(values):
+    if _seeds_vary(outcomes, groups):
+        table = _by_seed(outcomes)
+        low, high = seeds.mean_interval(table, groups, share=all(map(_right_or_wrong, table)))
+    elif groups is None and _right_or_wrong(values):
         low, high = wilson(round(sum(values)), len(values))
     else:
         low, high = bootstrap(values, groups, bounds=(0.0, 1.0), name="score")
@@ -42,7 +47,9 @@ def compare(a: Sequence[Outcome], b: Sequence[Outcome]) -> Difference:
     n = len(a)
     differences = [x.score - y.score for x, y in zip(a, b, strict=True)]
     groups = _groups(a)
-    if groups is None and _right_or_wrong([o.score for o in (*a, *b)]):
+    if _seeds_vary(a, groups) or _seeds_vary(b, groups):
+        low, high, p = seeds.difference_interval(_by_seed(a), _by_seed(b), groups)
+    elif groups is None and _right_or_wrong([o.score for o in (*a, *b)]):
         only_a, only_b = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
         low, high = tango(only_a, only_b, n)
         p = mcnemar(only_a, only_b)
@@ -58,6 +65,21 @@ def _groups(outcomes: Sequence[Outcome]) -> list[str] | None:
     if len(set(named)) == len(named):
         return None
     return [f"row {i}" if o.group is None else f"group {o.group}" for i, o in enumerate(outcomes)]
+
+
+def _by_seed(outcomes: Sequence[Outcome]) -> list[tuple[float, ...]]:
+    """rows x seeds; made once: one column."""
+    return [o.by_seed or (o.score,) for o in outcomes]
+
+
+def _seeds_vary(outcomes: Sequence[Outcome], groups: Sequence[str] | None) -> bool:
+    """Several seeds, some row that they do not agree on, and rows (or groups) enough to see how rows vary.
+
+    Seeds that agree on every row are one checkpoint seen several times: then the intervals of one seed hold, which
+    stay honest where no spread was seen.
+    """
+    table = _by_seed(outcomes)
+    return (len(set(groups)) if groups else len(table)) > 1 and not seeds.agree(table)
 
 
 def _right_or_wrong(values: Sequence[float]) -> bool:

@@ -19,13 +19,15 @@ from tailorbird.measure.detectable import median_detectable
 from tailorbird.measure.holm import holm
 from tailorbird.measure.reasons import difference as said_difference
 from tailorbird.measure.recommend import Candidate, Recommendation, highest
+from tailorbird.measure.seeds import sample_sd, seed_means
 from tailorbird.measure.slices import slices, worst
 from tailorbird.types import JSON, Difference, Kind, Measurement, Outcome, SplitName, State
 
 SCHEMA = 1
 BASE_TECHNIQUE = "zero_shot"
+SOURCE = "source="  # how a slice of a collection's data set is named
 SPLITS: tuple[SplitName, ...] = ("validation", "test")
-NOT_STABLE = ("train_seconds", "peak_memory_mb", "latency_ms", "energy", "money")
+NOT_STABLE = ("train_seconds", "tuning_seconds", "peak_memory_mb", "latency_ms", "energy", "money")
 ONE_SEED = "this checkpoint, on rows like these"
 SEVERAL_SEEDS = "the technique, over its seeds and rows like these"
 OUTSIDE = "these answers, on rows like these"
@@ -36,7 +38,9 @@ class Record:
     """All that is known of one contestant. `uncalibrated`: the untouched base's measurements, on the zero_shot record
     only.
 
-    `cost` and `forgetting` as they stand in comparison.json. `after_test`: made after Test was seen.
+    `cost` and `forgetting` as they stand in comparison.json. `after_test`: made after Test was seen. `exported_seed`:
+    which of `seeds` the artifact is of. `tuning` and `curve`: the search for its settings and its answer curve, as they
+    stand in comparison.json.
     """
 
     label: str
@@ -52,6 +56,9 @@ class Record:
     settings: JSON = field(default_factory=lambda: {"asked": {}, "effective": {}})
     artifact: str | None = None
     seeds: tuple[int, ...] = ()
+    exported_seed: int | None = None
+    tuning: JSON | None = None
+    curve: JSON | None = None
     meets: Mapping[str, bool | None] = field(default_factory=dict)
     misses: str = ""
     after_test: bool = False
@@ -234,6 +241,7 @@ def _row(record: Record, task: str, versus: Mapping[str, Mapping[str, Mapping[st
         "state": record.state,
         "after_test": record.after_test,
         "seeds": list(record.seeds),
+        **_by_seed(record),
         "interval_is_about": _about(record),
         "meets": dict(record.meets),
         "misses": record.misses or None,
@@ -243,6 +251,8 @@ def _row(record: Record, task: str, versus: Mapping[str, Mapping[str, Mapping[st
         "forgetting": record.forgetting or {"state": "not_applicable"},
         "cost": dict(record.cost),
         "settings": dict(record.settings),
+        "tuning": record.tuning,
+        "curve": record.curve,
         "artifact": record.artifact,
         "note": record.note,
     }
@@ -254,6 +264,18 @@ def _about(record: Record) -> str:
     return SEVERAL_SEEDS if len(record.seeds) > 1 else ONE_SEED
 
 
+def _by_seed(record: Record) -> JSON:
+    """The scores of each seed, which of them is exported, and the noise floor: their standard deviation."""
+    if len(record.seeds) < 2 or not record.outcomes("validation"):
+        return {"by_seed": [], "seed_sd": {}}
+    scores = {s: seed_means([o.by_seed for o in record.outcomes(s)]) for s in SPLITS if record.outcomes(s)}
+    lines = [
+        {"seed": seed, "exported": seed == record.exported_seed, **{s: found[n] for s, found in scores.items()}}
+        for n, seed in enumerate(record.seeds)
+    ]
+    return {"by_seed": lines, "seed_sd": {s: sample_sd(found) for s, found in scores.items()}}
+
+
 def _score(record: Record, split: str) -> JSON | None:
     if not record.outcomes(split):
         return None
@@ -262,13 +284,16 @@ def _score(record: Record, split: str) -> JSON | None:
 
 
 def _slices(record: Record, task: str) -> JSON:
-    """The worst part on Test where it was opened, else on Validation; `of`: how many parts it is the worst of."""
+    """The worst part on Test where it was opened, else on Validation; `of`: how many parts it is the worst of.
+    `sources`: every data set of a collection by its name."""
     split = next((s for s in reversed(SPLITS) if record.outcomes(s)), None)
     if split is None:
         return {"worst": None}
     found = slices(record.outcomes(split), by_label=task == "classify")
     lowest = worst(found)
-    return {"worst": None if lowest is None else {**asdict(lowest), "split": split, "of": len(found)}}
+    worst_one = None if lowest is None else {**asdict(lowest), "split": split, "of": len(found)}
+    sources = {s.name.removeprefix(SOURCE): asdict(s) | {"split": split} for s in found if s.name.startswith(SOURCE)}
+    return {"worst": worst_one} | ({"sources": sources} if sources else {})
 
 
 def _recommendation(

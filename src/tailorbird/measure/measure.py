@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.measure.compare import score
@@ -37,3 +38,21 @@ def measure(
     if next(answers, None) is not None:
         raise TailorbirdError(f"{type(answerer).__name__} gave more answers than the {len(split)} rows of {split.name}")
     return Measurement(split.name, task.metric, score(outcomes, task), tuple(outcomes))
+
+
+def over_seeds(made: Sequence[Measurement], exported: int) -> Measurement:
+    """One measurement of a technique made several times: a row's score is its mean over the seeds.
+
+    `exported`: which of `made` the answers that are shown come from. Other metrics are means over the seeds, of those
+    that every seed has.
+    """
+    shown = made[exported]
+    outcomes = []
+    for row in zip(*(m.outcomes for m in made), strict=True):
+        if len({o.row for o in row}) > 1:
+            raise ValueError("seeds were measured on other rows")
+        by_seed = tuple(o.score for o in row)
+        outcomes.append(replace(row[exported], score=sum(by_seed) / len(by_seed), by_seed=by_seed))
+    names = [n for n in shown.score.other if all(n in m.score.other for m in made)]
+    other = {name: sum(m.score.other[name] for m in made) / len(made) for name in names}
+    return Measurement(shown.split, shown.metric, replace(score(outcomes), other=other), tuple(outcomes))

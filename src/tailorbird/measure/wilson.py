@@ -11,8 +11,8 @@ import math
 Z = 1.959963984540054  # standard normal quantile, two-sided 95 %
 
 
-def wilson(successes: int, n: int, z: float = Z) -> tuple[float, float]:
-    """(low, high) for `successes` of `n`; (0, 1) when nothing was seen."""
+def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
+    """(low, high) for `successes` of `n`; (0, 1) when nothing was seen. An effective n need not be whole."""
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:

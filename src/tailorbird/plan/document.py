@@ -11,7 +11,11 @@ from tailorbird.types import JSON, BaseFacts, Kind, SplitName
 
 @dataclass(frozen=True)
 class Reading:
-    """Where the rows are and how they are understood: all that `data` needs before anything else is known."""
+    """Where the rows are and how they are understood: all that `data` needs before anything else is known.
+
+    `sources`: the data sets of a collection, as the spec's `ExampleSource` with a name; empty where there is none.
+    `replay`: {"path", "share", "shape", "columns", "sheet"} or None.
+    """
 
     examples: tuple[str, ...]
     test: str | None
@@ -24,13 +28,20 @@ class Reading:
     overlap: Literal["refuse", "drop_from_train"]
     sizes: Mapping[SplitName, int | None]
     seed: int
+    sheet: str | None = None
+    supervise: Literal["all", "last"] = "all"
+    sources: tuple[JSON, ...] = ()
+    replay: JSON | None = None
 
 
 @dataclass(frozen=True)
 class Entrant:
     """One contestant as planned. Times in seconds and memory in bytes are estimates (see `estimate`).
 
-    `source`: for imported ones {"answers" | "command" | "adapter": as written}. `state` skipped: `note` says why.
+    `source`: for imported ones {"answers" | "command" | "adapter": as written}. `after`: what it starts from, as
+    written: a contestant's label, RUN:LABEL or a folder. `state` skipped: `note` says why. `replay`: the part of
+    general conversations in the rows of its training. `tune`: {"trials" or "minutes", "over": {setting: range}}.
+    `curve`: percents of the Train rows.
     """
 
     label: str
@@ -38,6 +49,7 @@ class Entrant:
     technique: str | None = None
     source: Mapping[str, str] = field(default_factory=dict)
     timeout_seconds: float | None = None
+    after: str | None = None
     asked: JSON = field(default_factory=dict)
     effective: JSON = field(default_factory=dict)
     state: Literal["planned", "skipped"] = "planned"
@@ -48,6 +60,12 @@ class Entrant:
     checkpoint_steps: int = 1
     seconds: float = 0.0
     memory_bytes: int = 0
+    replay: float = 0.0
+    micro_batch_tokens: int = 0  # of its training; 0 = the plan's
+    recompute: bool = False  # layers computed again in the backward pass, to fit the memory
+    tune: JSON | None = None
+    seeds: int = 1
+    curve: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,10 +102,9 @@ class Plan:
         known = {f.name for f in fields(cls)}
         given = {k: v for k, v in value.items() if k in known}
         reading = dict(given["reading"])
-        given["reading"] = Reading(
-            **{**reading, "examples": tuple(reading["examples"]), "slices": tuple(reading["slices"])}
-        )
-        given["entrants"] = tuple(Entrant(**e) for e in given["entrants"])
+        listed = {name: tuple(reading[name]) for name in ("examples", "slices", "sources") if name in reading}
+        given["reading"] = Reading(**{**reading, **listed})
+        given["entrants"] = tuple(Entrant(**{**e, "curve": tuple(e.get("curve", ()))}) for e in given["entrants"])
         given["notes"] = tuple(given["notes"])
         return cls(**given)
 

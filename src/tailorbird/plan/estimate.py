@@ -26,9 +26,10 @@ tokens, 25 of them the head; lora 18 rows/s, sft 10-15; 415-token rows: sft 347 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tailorbird.plan.facts import Facts
+from tailorbird.plan.memory import PROCESS_BYTES, Choice, choose, is_whole
 
 TRAINING, FORWARD = 0.9, 0.9  # of the probed speed
 OVERHEAD_TRAINING, OVERHEAD_FORWARD = 8e-8, 9e-9  # seconds per token, layer and hidden unit, on two cores
@@ -44,17 +45,22 @@ RETENTION_TEXTS = {"fast": 80, "full": 272}
 LATENCY_REQUESTS = 23  # three of them to warm up
 OPENING_SECONDS = 2.0
 ASSUMED_GFLOPS = {"float32": 60.0, "bfloat16": 110.0}  # per thread-pair of a server core, where no probe has run
-PROCESS_BYTES = 700_000_000  # Python with torch and transformers loaded
-# Kept for the backward pass: per token, layer and hidden unit (attention and MLP), in units of 2 bytes.
-ACTIVATION_BYTES = 24
 
 
 @dataclass(frozen=True)
 class Estimate:
+    """`seconds` of one contestant made once; of these `making` it, and answering `validation` and `test`."""
+
     seconds: float
     memory_bytes: int
     steps: int
     step_seconds: float
+    micro_batch_tokens: int = 0  # of a training, chosen so that it fits
+    recompute: bool = False
+    fits: bool = True
+    making: float = 0.0
+    validation: float = 0.0
+    test: float = 0.0
 
 
 def speed(facts: Facts, dtype: str) -> float:
@@ -93,20 +99,43 @@ def on_two_cores(facts: Facts) -> float:
 
 
 def estimate(
-    facts: Facts, technique: str, *, trained: bool, settings: dict, dtype: str, micro_batch_tokens: int, retention: str
+    facts: Facts,
+    technique: str,
+    *,
+    trained: bool,
+    settings: dict,
+    dtype: str,
+    micro_batch_tokens: int,
+    retention: str,
+    memory_bytes: int,
 ) -> Estimate:
-    """What one technique contestant costs on this machine."""
+    """What one technique contestant costs on this machine, a training cut so that it stays within `memory_bytes`."""
     row = answering(facts, dtype, shown_tokens(facts, settings))
     seconds = OPENING_SECONDS + row * (facts.sizes["validation"] + facts.sizes["test"]) + LATENCY_REQUESTS * ALONE * row
     steps, step_seconds = 0, 0.0
+    chosen = Choice(0, False, answering_bytes(facts, dtype, micro_batch_tokens), True)
+    made = OPENING_SECONDS + number(settings, "draws", 1) * row * facts.sizes["tuning"]
     if trained:
-        steps, step_seconds, made = training(facts, technique, settings, dtype)
+        chosen = choose(facts, technique, settings, dtype, micro_batch_tokens, memory_bytes)
+        steps, step_seconds, made = training(facts, technique, settings, dtype, recompute=chosen.recompute)
         forward = Pace.here(facts, dtype)
         tokens = RETENTION_TOKENS * RETENTION_TEXTS.get(retention, RETENTION_TEXTS["full"])
         seconds += made + forward.tokens(tokens) + forward.logits(tokens)
     else:
-        seconds += OPENING_SECONDS + number(settings, "draws", 1) * row * facts.sizes["tuning"]
-    return Estimate(seconds, memory(facts, technique, trained, dtype, micro_batch_tokens), steps, step_seconds)
+        seconds += made
+    chosen = replace(chosen, fits=chosen.memory_bytes <= memory_bytes)
+    answered = {split: OPENING_SECONDS + row * facts.sizes[split] for split in ("validation", "test")}
+    return Estimate(
+        seconds,
+        chosen.memory_bytes,
+        steps,
+        step_seconds,
+        chosen.micro_batch_tokens,
+        chosen.recompute,
+        chosen.fits,
+        made,
+        **answered,
+    )
 
 
 def number(settings: dict, name: str, default: float) -> float:
@@ -139,17 +168,20 @@ def answering(facts: Facts, dtype: str, shown: float = 0.0) -> float:
     return forward.tokens(behind) + (behind + lengths.answer) * back + lengths.answer * flops / writing
 
 
-def training(facts: Facts, technique: str, settings: dict, dtype: str) -> tuple[int, float, float]:
+def training(
+    facts: Facts, technique: str, settings: dict, dtype: str, *, recompute: bool = False
+) -> tuple[int, float, float]:
     """Optimizer steps, seconds of one, and seconds of making the customization."""
     base, lengths, rows = facts.base, facts.lengths, facts.sizes["train"]
     whole = is_whole(technique)
-    pace = Pace.here(facts, dtype, training=True, passes=3.0 if whole else 2.1)
+    pace = Pace.here(facts, dtype, training=True, passes=(3.0 if whole else 2.1) + recompute)
     forward = Pace.here(facts, dtype)
-    tokens = max(1.0, lengths.prompt - lengths.head) + lengths.answer
+    shared = 0 if number(settings, "dropout", 0) else lengths.head  # with dropout each row carries its own head
+    tokens = max(1.0, lengths.prompt - shared) + lengths.answer
     batch, epochs = int(number(settings, "batch_rows", 16)), number(settings, "epochs", 1)
     steps = max(1, math.ceil(epochs * math.ceil(rows / batch)))
     in_step = min(batch, rows)
-    head = lengths.head + number(settings, "total_virtual_tokens", 0)
+    head = shared + number(settings, "total_virtual_tokens", 0)
     step = pace.tokens(in_step * tokens + head) + pace.logits(in_step * lengths.answer)
     if whole:
         step += base.parameters * UPDATE_SECONDS * on_two_cores(facts)
@@ -158,21 +190,9 @@ def training(facts: Facts, technique: str, settings: dict, dtype: str) -> tuple[
     return steps, step, steps * step + tuning + 3 * written / DISK + OPENING_SECONDS
 
 
-def is_whole(technique: str) -> bool:
-    """Whether all weights learn; unknown techniques of the user's are taken as small."""
-    return technique == "sft"
-
-
-def memory(facts: Facts, technique: str, trained: bool, dtype: str, micro_batch_tokens: int) -> int:
-    """Peak bytes of a contestant, everything in one process."""
-    from tailorbird.bases.catalog import full_training_bytes
-
-    base = facts.base
-    width = 2 if dtype == "bfloat16" else 4
-    held = PROCESS_BYTES + base.parameters * width
-    activations = micro_batch_tokens * base.layers * base.hidden_size * ACTIVATION_BYTES * width // 2
-    if not trained:
-        return held + activations // max(1, base.layers)
-    if is_whole(technique):
-        return max(full_training_bytes(base.parameters), held + base.parameters * 20 + activations)
-    return held + activations
+def answering_bytes(facts: Facts, dtype: str, batch_tokens: int) -> int:
+    """Peak bytes of a contestant that is not trained: the base, and one layer of the largest batch."""
+    base, width = facts.base, 2 if dtype == "bfloat16" else 4
+    return int(
+        PROCESS_BYTES + base.parameters * width + batch_tokens * (8 * base.hidden_size + 3 * base.intermediate_size) * 4
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from tailorbird.artifacts.parts import Prompt
 from tailorbird.tasks import Task
-from tailorbird.types import JSON, BaseFacts, Conversation, Machine, Message, Role, Row
+from tailorbird.types import JSON, BaseFacts, Conversation, Machine, Row
 
 SAMPLE_ROWS = 400  # read evenly, plus the longest by characters: token counts of a large file in under a second
 LONGEST_ROWS = 20
@@ -19,7 +21,7 @@ class Lengths:
 
     `head`: what every prompt begins with. `prompt`: a whole prompt, head included. `answer`: the supervised answer and
     its end. `label_nodes`: tokens that stand behind a prompt so that every label is scored: the inner nodes of the tree
-    of label words (0 unless classify).
+    of label words (0 unless classify). `spread`: standard deviation of question and answer together.
     """
 
     head: int
@@ -27,6 +29,7 @@ class Lengths:
     answer: float
     longest: int
     label_nodes: int = 0
+    spread: float = 0.0
 
     def as_dict(self) -> JSON:
         return asdict(self)
@@ -55,11 +58,10 @@ def measure_lengths(renderer: Tokens, task: Task, rows: Sequence[Row]) -> Length
     step = max(1, len(rows) // SAMPLE_ROWS)
     sample = list(rows[::step])
     longest = sorted(rows, key=lambda row: -sum(len(m.content) for m in row.messages))[:LONGEST_ROWS]
-    system = (Message(Role.SYSTEM, task.instruction),) if task.instruction else ()
+    served = Prompt(task.instruction)
 
     def lengths(row: Row) -> tuple[list[int], int]:
-        own_system = any(m.role is Role.SYSTEM for m in row.prompt)
-        prompt = renderer.prompt(row.prompt if own_system else (*system, *row.prompt))
+        prompt = renderer.prompt(served.conversation(row.prompt))
         said = task.labels.get(row.label or "", row.answer) if task.labels else row.answer
         return prompt, len(renderer.answer(said))
 
@@ -71,6 +73,7 @@ def measure_lengths(renderer: Tokens, task: Task, rows: Sequence[Row]) -> Length
         prompt=sum(len(prompt) for prompt, _ in measured) / len(measured),
         answer=sum(answer for _, answer in measured) / len(measured),
         longest=total,
+        spread=statistics.pstdev(len(prompt) + answer for prompt, answer in measured),
         label_nodes=_nodes([renderer.answer(words) for words in task.labels.values()]),
     )
 

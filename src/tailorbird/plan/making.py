@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tailorbird.data.replay import replay_rows
 from tailorbird.errors import ResourceError, SpecError
+from tailorbird.plan import chains, repeating
 from tailorbird.plan.claims import Claims
 from tailorbird.plan.document import Entrant, Plan, Reading
 from tailorbird.plan.estimate import Estimate, estimate
@@ -32,8 +34,13 @@ DEFAULT_TIMEOUT = 60.0
 def reading(spec: Spec, claims: Claims | None = None) -> Reading:
     """How the rows are to be read and split."""
     take = (claims or Claims(spec)).take
+    take("data", "examples")
+    replay = spec.data.replay
+    if replay is not None:
+        for name in type(replay).model_fields:
+            take("data", "replay", name)
     return Reading(
-        examples=tuple(take("data", "examples")),
+        examples=tuple(spec.data.paths),
         test=take("data", "test"),
         validation=take("data", "validation"),
         shape=take("data", "shape"),
@@ -44,6 +51,10 @@ def reading(spec: Spec, claims: Claims | None = None) -> Reading:
         overlap=take("data", "overlap"),
         sizes={name: take("split", name) for name in SPLITS},
         seed=take("seed"),
+        sheet=take("data", "sheet"),
+        supervise=take("data", "supervise"),
+        sources=tuple(source.model_dump(mode="json") for source in spec.data.sources),
+        replay=None if replay is None else replay.model_dump(mode="json"),
     )
 
 
@@ -59,6 +70,9 @@ def make_plan(spec: Spec, facts: Facts) -> Plan:
     memory_bytes = int(limit * 1e9) if limit else _available(facts)
     retention = claims.take("data", "retention")
     entrants, notes = _entrants(claims, facts, dtype, tokens, retention, memory_bytes)
+    if read.replay is not None and not any(e.replay for e in entrants):
+        claims.taken.discard(("data", "replay", "path"))
+        claims.has_no_effect("data", "replay", "path", because="no contestant is trained on it")
     requirements = {
         name: value
         for name in type(spec.requirements).model_fields
@@ -107,10 +121,13 @@ def wrong_settings(document: Mapping[str, Any]) -> list[tuple[tuple[str, ...], s
     from tailorbird import techniques
     from tailorbird.spec import REFERENCES
 
-    found: list[tuple[tuple[str, ...], str]] = []
-    contestants = document.get("contestants")
-    for contestant in contestants if isinstance(contestants, list) else ():
-        name = contestant.get("technique") if isinstance(contestant, Mapping) else None
+    given = document.get("contestants")
+    contestants = [c for c in given if isinstance(c, Mapping)] if isinstance(given, list) else []
+    found: list[tuple[tuple[str, ...], str]] = [
+        (("contestants", label, "after"), what) for label, what in chains.problems(_links(contestants))
+    ]
+    for contestant in contestants:
+        name = contestant.get("technique")
         if not isinstance(name, str) or name in REFERENCES or ":" in name:
             continue
         path = ("contestants", str(contestant.get("label")))
@@ -124,6 +141,14 @@ def wrong_settings(document: Mapping[str, Any]) -> list[tuple[tuple[str, ...], s
             missing = (e for e in error.errors() if e["type"] != "missing")  # a default of the base may fill it in
             found += [((*path, *named), what) for named, what in _setting_problems(missing, technique)]
     return found
+
+
+def _links(contestants: Iterable[Mapping[str, Any]]) -> Iterator[chains.Link]:
+    """As far as the fields are texts; others are the spec's own mistakes."""
+    for contestant in contestants:
+        label, technique, after = (contestant.get(name) for name in ("label", "technique", "after"))
+        if isinstance(label, str) and isinstance(technique, str | None) and isinstance(after, str | None):
+            yield chains.Link(label, technique, after)
 
 
 def refuse_too_long(plan: Plan) -> None:
@@ -200,9 +225,11 @@ def _entrants(
             label = "zero_shot" if all(c.label != "zero_shot" for c in contestants) else "zero_shot-base"
             contestants.append(Contestant(label=label, technique="zero_shot"))
             notes.append("zero_shot was added: every other contestant is also compared with the base as it is")
+    for label, what in chains.problems([chains.Link(c.label, c.technique, c.after) for c in contestants]):
+        claims.problem(what, "contestants", label, "after")
     entrants = []
     for contestant in contestants:
-        claims.take_contestant(contestant.label, "label", "technique", "answers", "command", "adapter")
+        claims.take_contestant(contestant.label, "label", "technique", "answers", "command", "adapter", "after")
         if contestant.kind == "technique":
             entrant = _technique(claims, contestant, facts, dtype, tokens, retention, memory_bytes)
         else:
@@ -213,17 +240,28 @@ def _entrants(
             notes.append(f"{entrant.label} is left out: {entrant.note}")
             continue
         entrants.append(entrant)
-    return tuple(entrants), notes
+    return tuple(_without_orphans(entrants)), notes
+
+
+def _without_orphans(entrants: list[Entrant]) -> list[Entrant]:
+    """A contestant whose parent is skipped is skipped with it."""
+    skipped = {e.label: e.note for e in entrants if e.state == "skipped"}
+    while orphans := [e for e in entrants if e.state == "planned" and e.after in skipped]:
+        skipped |= {e.label: f"it starts from {e.after}, which is skipped" for e in orphans}
+        entrants = [replace(e, state="skipped", note=skipped[e.label]) if e in orphans else e for e in entrants]
+    return entrants
 
 
 def _other(claims: Claims, contestant: Contestant, facts: Facts) -> Entrant | None:
     """References and imported contestants."""
     label, kind = contestant.label, contestant.kind
+    repeating.claim(claims, contestant, None)
     if contestant.settings:
         for name in contestant.settings:
             claims.has_no_effect(
                 "contestants", label, name, because=f"{contestant.technique or 'an imported one'} has no settings"
             )
+    claims.has_no_effect("contestants", label, "replay", because="only what is trained here meets data.replay")
     if contestant.command is not None:
         claims.take_contestant(label, "timeout_seconds")
     else:
@@ -250,25 +288,31 @@ def _technique(
     if name not in techniques.NAMES and ":" not in name:
         claims.problem(_no_technique(name), "contestants", label, "technique")
         claims.take_contestant(label, *contestant.settings)
+        claims.taken.update(("contestants", label, *field) for field in repeating.FIELDS)
         return None
     technique = techniques.get(name)
+    repeating.claim(claims, contestant, technique)
     effective = _settings(claims, contestant, technique, facts)
     if effective is None:
         return None
+    replay = _replay(claims, contestant, trained=technique.trained)
+    rows = facts.sizes["train"] + replay_rows(facts.sizes["train"], replay)
     guess: Estimate = estimate(
-        facts,
+        replace(facts, sizes={**facts.sizes, "train": rows}),
         name,
         trained=technique.trained,
         settings=effective,
         dtype=dtype,
         micro_batch_tokens=tokens,
         retention=retention,
+        memory_bytes=memory_bytes,
     )
     entrant = Entrant(
         label=label,
         kind="technique",
         technique=name,
-        asked=dict(contestant.settings),
+        after=contestant.after,
+        asked=dict(contestant.settings) | ({} if contestant.replay is None else {"replay": contestant.replay}),
         effective=effective,
         revision=technique.revision,
         trained=technique.trained,
@@ -276,14 +320,30 @@ def _technique(
         checkpoint_steps=_checkpoint_steps(guess),
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
+        replay=replay,
+        micro_batch_tokens=guess.micro_batch_tokens,
+        recompute=guess.recompute,
     )
+    entrant = repeating.repeating(claims, contestant, technique, facts, guess, entrant)
     if facts.task.kind not in technique.tasks:
         note = f"{name} is for {', '.join(sorted(technique.tasks))}; this task is {facts.task.kind}"
         return replace(entrant, state="skipped", note=note)
-    if guess.memory_bytes > memory_bytes:
-        note = f"needs about {guess.memory_bytes / 1e9:.1f} GB of memory, {memory_bytes / 1e9:.1f} GB may be used"
+    if not guess.fits:
+        needed = f"{guess.memory_bytes / 1e9:.1f} GB of memory{' at the least' if technique.trained else ''}"
+        note = f"needs about {needed}, {memory_bytes / 1e9:.1f} GB may be used"
         return replace(entrant, state="skipped", note=note)
     return entrant
+
+
+def _replay(claims: Claims, contestant: Contestant, *, trained: bool) -> float:
+    """The part of general conversations in its rows: its own `replay`, else the share of `data.replay`."""
+    given = claims.spec.data.replay
+    if given is not None and trained:
+        claims.take_contestant(contestant.label, "replay")
+        return given.share if contestant.replay is None else contestant.replay
+    why = "only what is trained meets data.replay" if given is not None else "data.replay is not given"
+    claims.has_no_effect("contestants", contestant.label, "replay", because=why)
+    return 0.0
 
 
 def _settings(claims: Claims, contestant: Contestant, technique: Any, facts: Facts) -> dict[str, Any] | None:
@@ -319,6 +379,8 @@ def _setting_problem(error: Mapping[str, Any], name: str, fields: list[str], tec
             return f"{technique} has no settings"
         return f"no such setting of {technique}; {did_you_mean(name, fields)}"
     message = error["msg"]
+    if error["type"] == "value_error":  # what a technique says of settings that do not go together
+        return str(error["ctx"]["error"])
     return f"{message[:1].lower()}{message[1:]}, is {error.get('input')!r}"
 
 

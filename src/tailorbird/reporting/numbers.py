@@ -81,6 +81,13 @@ def bits(value: Any) -> str:
     return "0" if value == 0 else signed(value, 3)
 
 
+def nats(value: Any) -> str:
+    """A divergence in nats; exactly zero is said without decimals, as in `bits`."""
+    if not is_number(value):
+        return UNKNOWN
+    return "0" if value == 0 else ("< 0.0001" if 0 < value < 0.0001 else plain(value, 4))
+
+
 def scaled(value: Any, unit: str, steps: tuple[str, ...] = ("", "k", "M", "G", "T", "P"), base: float = 1000.0) -> str:
     """Three significant digits with an SI prefix: `19_500_000, "B"` as "19.5 MB"."""
     if not is_number(value):

@@ -65,13 +65,31 @@ def forgetting(comparison: JSON) -> list[str]:
         if row.get("kind") != "technique":
             return [f"Not applicable: {label} does not change the base."]
         return [f"Not applicable to {label}: the base's weights stay as they are, and only the prompt differs."]
+    return [_bits_sentence(label, change), *_drift_sentence(label, found.get("drift_kl") or {})]
+
+
+def _bits_sentence(label: str, change: JSON) -> str:
     value, low, high = change["change"], change.get("low"), change.get("high")
     texts = numbers.count(change.get("texts"))
     if value == 0:
-        return [f"Nothing: on {texts} general texts {label} is exactly as good as the base."]
+        return f"Nothing: on {texts} general texts {label} is exactly as good as the base."
     span = f"{numbers.bits(value)} bits per byte ({numbers.bits(low)} to {numbers.bits(high)}) on {texts} general texts"
     if numbers.is_number(low) and low > 0:
-        return [f"{label} got measurably worse at general text: {span}."]
+        return f"{label} got measurably worse at general text: {span}."
     if numbers.is_number(high) and high < 0:
-        return [f"{label} got measurably better at general text: {span}."]
-    return [f"No measurable forgetting: {span}."]
+        return f"{label} got measurably better at general text: {span}."
+    return f"No measurable forgetting: {span}."
+
+
+def _drift_sentence(label: str, drift: JSON) -> list[str]:
+    """How far it has moved along the base's own answers; nothing where that was not measured."""
+    if not numbers.is_number(drift.get("value")):
+        return []
+    prompts = numbers.count(drift.get("prompts"))
+    if drift["value"] == 0:
+        return [f"Drift: none; it answers {prompts} general prompts exactly as the base does."]
+    span = f"{numbers.nats(drift.get('low'))} to {numbers.nats(drift.get('high'))}"
+    return [
+        f"Drift: along the base's own answers to {prompts} general prompts {label} has moved by "
+        f"{numbers.nats(drift['value'])} nats a token ({span})."
+    ]

@@ -20,6 +20,7 @@ STAGES = {
     "customize": "customizing",
     "validation": "Validation",
     "forgetting": "forgetting",
+    "drift": "drift",
     "latency": "latency",
     "test": "Test",
     "report": "writing the report",

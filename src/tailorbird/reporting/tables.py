@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.reporting import numbers
+from tailorbird.reporting import numbers, repeats
 from tailorbird.reporting.contestants import best_technique, done, in_order, measured, metric_name, short
 from tailorbird.reporting.text import markdown_cell, printable
 from tailorbird.reporting.verdict import verdict
@@ -45,7 +45,12 @@ def label_cell(row: JSON, comparison: JSON) -> Cell:
     chosen = (comparison.get("recommendation") or {}).get("label") == row["label"]
     kept = (comparison.get("recommendation") or {}).get("kept") == row["label"]
     after = " (after Test)" if row.get("after_test") else ""
-    return ("▶ " if chosen or kept else "  ") + printable(row["label"]), "  " + printable(short(row)) + after
+    return ("▶ " if chosen or kept else "  ") + printable(row["label"]), "  " + printable(what_it_is(row)) + after
+
+
+def what_it_is(row: JSON) -> str:
+    """A few words; of a contestant with several seeds how many, which its interval speaks of."""
+    return repeats.seeds_of(row) or short(row)
 
 
 def against_best(row: JSON) -> JSON | None:
@@ -176,7 +181,10 @@ def footnotes(comparison: JSON) -> list[str]:
         "Forgets: more bits per byte of general text than the base. Latency: one request, median. "
         "Size: beyond the base.",
     ]
+    lines += repeats.seeds(comparison)
     for row in in_order(comparison):
+        if sentence := repeats.more_labels(row, comparison):
+            lines.append(f"{printable(row['label'])}: {sentence}")
         if row.get("note"):
             lines.append(f"{printable(row['label'])}, {row['state']}: {printable(row['note'])}")
     return lines
@@ -192,7 +200,7 @@ def markdown(comparison: JSON, folder: str | None = None) -> str:
         cells = [
             mark,
             f"**{markdown_cell(row['label'])}**" if mark else markdown_cell(row["label"]),
-            markdown_cell(short(row)),
+            markdown_cell(", ".join(part for part in (short(row), repeats.seeds_of(row)) if part)),
         ]
         cells += [markdown_cell(text) for text in markdown_numbers(row, comparison)]
         lines.append("| " + " | ".join(cells) + " |")

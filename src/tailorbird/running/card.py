@@ -36,8 +36,8 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "",
         "## How it was made",
         "",
-        f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, seed {plan.seed}, "
-        f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.",
+        f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, {_seed(row, plan)}, "
+        f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.{_parent(row, plan)}",
         "",
         "| setting | asked | used |",
         "|---|---|---|",
@@ -50,6 +50,19 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _parent(row: JSON, plan: Plan) -> str:
+    after = plan.entrant(row["label"]).after
+    return f" It was started from {after}, whose parts it holds." if after else ""
+
+
+def _seed(row: JSON, plan: Plan) -> str:
+    """The seed of these files; the scores are means over all that were made."""
+    handed = [one["seed"] for one in row["by_seed"] if one["exported"]]
+    if not handed:
+        return f"seed {plan.seed}"
+    return f"seed {handed[0]} (the scores are means over the seeds {', '.join(map(str, row['seeds']))})"
 
 
 def _used(row: JSON) -> list[tuple[str, Any]]:
@@ -79,6 +92,12 @@ def _costs(row: JSON) -> list[str]:
         if bits
         else "- General texts: the weights are untouched, so nothing can be forgotten."
     ]
+    drift = (forgetting or {}).get("drift_kl")
+    if drift:
+        lines.append(
+            f"- Drift: {drift['value']:.4f} nats a token ({drift['low']:.4f} to {drift['high']:.4f}): mean KL from the "
+            f"untouched base along its own answers to {drift['prompts']} general prompts."
+        )
     latency = cost.get("latency_ms")
     if latency:
         lines.append(

@@ -37,7 +37,8 @@ def inputs_of(spec: Spec) -> Inputs:
     from tailorbird.bases.machine import versions
     from tailorbird.data.files import resolve as resolve_files
 
-    named = [*spec.data.examples, *(p for p in (spec.data.test, spec.data.validation) if p)]
+    replay = [spec.data.replay.path] if spec.data.replay else []
+    named = [*spec.data.paths, *replay, *(p for p in (spec.data.test, spec.data.validation) if p)]
     data = {file.shown: store.sha256_file(file.path) for file in resolve_files(named, spec.folder).files}
     if spec.data.retention not in ("full", "fast"):
         path = spec.path(spec.data.retention)
@@ -46,17 +47,23 @@ def inputs_of(spec: Spec) -> Inputs:
                 "no such file", where=f"data.retention: {path}", remedy="`full`, `fast`, or a file of texts"
             )
         data[f"retention: {spec.data.retention}"] = store.sha256_file(path)
+    base = fingerprint(resolve(spec.base.name, root=spec.folder))
     return Inputs(
         spec=store.sha256_json(spec.document()),
         data=data,
-        base=fingerprint(resolve(spec.base.name, root=spec.folder)),
+        base=base,
         versions=versions(),
-        contestants={c.label: brought for c in spec.contestants or () if (brought := _brought(spec, c))},
+        contestants={c.label: brought for c in spec.contestants or () if (brought := _brought(spec, c, base))},
     )
 
 
-def _brought(spec: Spec, contestant: Contestant) -> str | None:
-    """Content of an imported contestant's file or folder. Of a command only its line is known, which is in the spec."""
+def _brought(spec: Spec, contestant: Contestant, base: str) -> str | None:
+    """Content of an imported contestant's file or folder, or of a customization made before that one starts from. Of a
+    command only its line is known, which is in the spec."""
+    if (parent := parent_folder(spec, contestant.label, contestant.after)) is not None:
+        from tailorbird.artifacts.manifest import verify
+
+        return verify(parent, base).identity
     path = brought_path(spec, contestant)
     if path is None:
         return None
@@ -76,6 +83,30 @@ def brought_path(spec: Spec, contestant: Contestant) -> Path | None:
         where = f"contestant {contestant.label}: {path}"
         raise SpecError("no such file or folder", where=where, remedy="relative paths start at the spec's folder")
     return path
+
+
+def parent_folder(spec: Spec, label: str, after: str | None) -> Path | None:
+    """The folder of a customization made before, RUN:LABEL or a path; None for a contestant of this spec, or none.
+
+    Raises SpecError when nothing is there, ResourceError when there is no such run.
+    """
+    from tailorbird.plan.chains import is_outside
+    from tailorbird.running.opening import choose
+
+    if after is None or not is_outside(after):
+        return None
+    for path in (spec.path(after), Path(after)):
+        if (path / "manifest.json").is_file():
+            return path
+    run, _, label_there = after.rpartition(":")
+    if not (run and label_there):
+        raise SpecError(
+            "there is no customization (a folder with a manifest.json)",
+            where=f"contestant {label}: after: {spec.path(after)}",
+            remedy="relative paths start at the spec's folder; a run's contestant is RUN:LABEL",
+        )
+    beside = spec.path(run)
+    return choose(f"{beside}:{label_there}" if beside.is_dir() else after).folder
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:

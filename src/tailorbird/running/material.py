@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import SpecError
 from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, reading
+from tailorbird.running.replaying import Replayed, read_replay
 from tailorbird.spec import Spec
-from tailorbird.types import BaseFacts, Row, Splits
+from tailorbird.types import BaseFacts, Message, Replay, Role, Row, Splits, Train
 
 if TYPE_CHECKING:
     from tailorbird.bases.renderer import Renderer
-    from tailorbird.data import Dataset
+    from tailorbird.data import Dataset, Source
     from tailorbird.tasks import Task
 
 WRITTEN_CHARACTERS = 60  # answers longer than this, in the median, are written texts rather than short answers
@@ -38,6 +39,7 @@ class Material:
     splits: Splits
     split_facts: dict[str, Any]
     lengths: Lengths
+    replayed: Replayed | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -51,7 +53,14 @@ class Material:
     @property
     def data_facts(self) -> dict[str, Any]:
         facts = self.dataset.facts.as_dict()
-        return facts | {name: data.facts.as_dict() for name, data in self.given.items()}
+        facts |= {name: data.facts.as_dict() for name, data in self.given.items()}
+        return facts | ({"replay": self.replayed.as_dict()} if self.replayed else {})
+
+    def replay_for(self, share: float, train: int | None = None) -> Replay:
+        """What a contestant meets beside Train, or `train` rows of it, as `share` of the rows of its training."""
+        if self.replayed is None or not share:
+            return Replay(())
+        return self.replayed.part(len(self.splits.train) if train is None else train, share, self.spec.seed)
 
     def facts(self, *, torch: bool) -> Facts:
         """What the plan needs. With `torch` the device is looked at and the probe is run where it never was."""
@@ -60,8 +69,12 @@ class Material:
         return Facts(self.task, self.sizes, self.lengths, self.base, machine_for(self.spec, torch=torch))
 
     def rendered(self, count: int = RENDERED_ROWS) -> list[list[tuple[str, bool]]]:
-        """Some rows as the model meets them: (token text, supervised)."""
-        return [render(self.renderer, self.task, row) for row in self.splits.train[:count]]
+        """Some rows as the model meets them: (token text, supervised). Of a collection the first of each source."""
+        first: dict[str | None, Row] = {}
+        for row in self.splits.train:
+            first.setdefault(row.source, row)
+        shown = [*first.values()] if len(first) > 1 else self.splits.train.rows
+        return [render(self.renderer, self.task, row) for row in shown[:count]]
 
 
 def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
@@ -77,7 +90,9 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
     base, renderer = base_facts(folder), Renderer.from_folder(folder)
     say(f"reading {', '.join(how.examples)}")
     check = _row_check(spec, renderer, base.context)
-    dataset = _read(spec, how, list(how.examples), check)
+    sources = [data.Source.of(source) for source in how.sources]
+    shared_out = any(source.share is not None for source in sources)
+    dataset = _read(spec, how, sources or how.examples, check)
     given = {
         name: _read(spec, how, [path], check)
         for name, path in (("test", how.test), ("validation", how.validation))
@@ -90,26 +105,37 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
     splits, facts = data.split(
         rows["all"],
         seed=how.seed,
-        sizes=dict(how.sizes),
+        sizes={**how.sizes, **({"train": None} if shared_out else {})},  # all that is left is there to be shared out
         given_test=rows.get("test"),
         given_validation=rows.get("validation"),
         overlap=how.overlap,
         stratify=kind == "classify",
     )
+    told = facts.as_dict()
+    if shared_out:
+        train, mixture = data.mix(splits.train, sources, total=how.sizes["train"], seed=how.seed)
+        splits = replace(splits, train=Train(train))
+        told |= {
+            "sizes": {**told["sizes"], "train": len(train)},
+            "mixture": {n: m.as_dict() for n, m in mixture.items()},
+        }
     lengths = measure_lengths(renderer, task, list(dataset.rows))
-    return Material(spec, base, renderer, dataset, given, task, splits, facts.as_dict(), lengths)
+    replayed = None
+    if how.replay is not None:
+        say(f"reading {how.replay['path']}")
+        replayed = read_replay(spec, how, splits, renderer, check)
+        lengths = replace(lengths, longest=max(lengths.longest, replayed.longest))
+    return Material(spec, base, renderer, dataset, given, task, splits, told, lengths, replayed)
 
 
 def render(renderer: Renderer, task: Task, row: Row) -> list[tuple[str, bool]]:
     """One row as it is trained on: token texts and whether each is supervised."""
-    from tailorbird.types import Message, Role
+    from tailorbird.artifacts.parts import Prompt
 
     said = task.labels.get(row.label or "", row.answer) if task.labels else row.answer
-    turns = [*row.prompt, Message(Role.ASSISTANT, said)]
-    supervised = list(row.supervised)
-    if task.instruction and not any(m.role is Role.SYSTEM for m in turns):
-        turns, supervised = [Message(Role.SYSTEM, task.instruction), *turns], [False, *supervised]
-    rendered = renderer.row(tuple(turns), supervised)
+    turns = Prompt(task.instruction).conversation((*row.prompt, Message(Role.ASSISTANT, said)))
+    wanted = [s for m, s in zip(row.messages, row.supervised, strict=True) if m.role is not Role.SYSTEM]
+    rendered = renderer.row(turns, [False] * (len(turns) - len(wanted)) + wanted)
     return list(zip(renderer.token_text(rendered.ids), rendered.supervised, strict=True))
 
 
@@ -131,11 +157,13 @@ def _task(spec: Spec, kind: str, rows: list[Row]) -> Task:
     from tailorbird import tasks
 
     asked = spec.task
+    described = bool(spec.data.sources) and all(source.instruction for source in spec.data.sources)
     labels = tasks.labels_in(rows, asked.labels) if kind == "classify" else asked.labels
     try:
         return tasks.build(
             kind,
-            instruction=asked.instruction,
+            # what each source of a collection says itself needs no sentence for all of them before it
+            instruction="" if described and asked.instruction is None else asked.instruction,
             labels=labels,
             max_new_tokens=asked.max_new_tokens,
             metric=asked.metric,
@@ -147,9 +175,12 @@ def _task(spec: Spec, kind: str, rows: list[Row]) -> Task:
         raise SpecError(f"{place}: {error.what}", where=where, remedy=error.remedy) from None
 
 
-def _read(spec: Spec, how: Reading, paths: list[str], check: Any) -> Dataset:
+def _read(spec: Spec, how: Reading, paths: Sequence[str | Source], check: Any) -> Dataset:
     from tailorbird import data
+    from tailorbird.data.files import SHEET_SUFFIXES
 
+    beside = paths in ([how.test], [how.validation])  # a file beside the examples may be of another format
+    sheet = None if beside and not str(paths[0]).lower().endswith(SHEET_SUFFIXES) else how.sheet
     return data.read(
         paths,
         root=spec.folder,
@@ -160,6 +191,8 @@ def _read(spec: Spec, how: Reading, paths: list[str], check: Any) -> Dataset:
         max_bad_share=how.max_bad_share,
         check_row=check,
         classify=spec.task.kind == "classify",
+        sheet=sheet,
+        supervise=how.supervise,
         labels=list(spec.task.labels) if spec.task.labels and spec.task.kind in (None, "classify") else None,
     )
 

@@ -31,4 +31,4 @@ def outcome_dict(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome(value: dict[str, Any]) -> Outcome:
-    return Outcome(**{**value, "stop": Stop(value["stop"])})
+    return Outcome(**{**value, "stop": Stop(value["stop"]), "by_seed": tuple(value.get("by_seed", ()))})

@@ -20,7 +20,7 @@ from tailorbird.errors import Interrupted, TailorbirdError
 from tailorbird.events import Events
 from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
 from tailorbird.plan.making import need_a_contestant
-from tailorbird.running import sealing, steps, writing
+from tailorbird.running import curves, repeats, sealing, steps, writing
 from tailorbird.running.folder import RunFolder, choose
 from tailorbird.running.inputs import Inputs, inputs_of
 from tailorbird.running.material import Material, read_material
@@ -140,6 +140,9 @@ def announce(shop: Workshop) -> None:
 
 def work_through(shop: Workshop) -> Finished:
     works = [Work(entrant, state=entrant.state, note=entrant.note) for entrant in shop.plan.entrants]
+    by_label = {work.label: work for work in works}
+    for work in works:
+        work.parent = by_label.get(work.entrant.after or "")
     for work in works:
         if work.state == "skipped":
             shop.events.emit("contestant", label=work.label, state="skipped", note=work.note)
@@ -147,12 +150,17 @@ def work_through(shop: Workshop) -> Finished:
     bare = [w for w in works if w.entrant.technique == "zero_shot"]
     others = [w for w in works if w not in outside and w not in bare]
     others.sort(key=lambda w: w.entrant.trained)  # prompts first, then what is trained; each in spec order
+    others = parents_first(others)
 
     for work in (*outside, *bare):
         attempt(shop, work, validate)
     for work in others:
-        attempt(shop, work, steps.rehearse)
+        if work.parent is None:
+            attempt(shop, work, steps.rehearse)
     for work in others:
+        if work.parent is not None:  # what it starts from is there only now
+            skip_orphan(shop, work)
+            attempt(shop, work, steps.rehearse)
         attempt(shop, work, validate)
     for work in works:
         if work.alive:
@@ -165,22 +173,55 @@ def work_through(shop: Workshop) -> Finished:
     return conclude(shop, works, seal)
 
 
+def parents_first(works: Sequence[Work]) -> list[Work]:
+    """In their order, but each behind the one that it starts from."""
+    ordered: list[Work] = []
+    placed: set[str] = set()
+
+    def add(work: Work) -> None:
+        if work.label in placed:
+            return
+        if work.parent is not None and any(other is work.parent for other in works):
+            add(work.parent)
+        placed.add(work.label)
+        ordered.append(work)
+
+    for work in works:
+        add(work)
+    return ordered
+
+
+def skip_orphan(shop: Workshop, work: Work) -> None:
+    """A contestant whose parent came to nothing is skipped, with the reason."""
+    if work.alive and work.parent is not None and not work.parent.alive:
+        work.state = "skipped"
+        came = "failed" if work.parent.state == "failed" else "is skipped"
+        work.note = f"it starts from {work.parent.label}, which {came}"
+        shop.events.emit("contestant", label=work.label, state="skipped", note=work.note)
+
+
 def validate(shop: Workshop, work: Work) -> None:
     """Makes a contestant and measures it on Validation: score, latency, forgetting."""
     if work.entrant.kind == "technique":
-        steps.customize(shop, work)
-    with shop.opened(work) as get:
-        work.measurements["validation"] = steps.measured(shop, work, "validation", get)
-        steps.latency(shop, work, get)
-        steps.forgetting(shop, work, get)
+        repeats.make(shop, work)
+    for number, one in enumerate(work.ones):
+        with shop.opened(one) as get:
+            one.measurements["validation"] = steps.measured(shop, one, "validation", get)
+            if number == work.exported:
+                steps.latency(shop, one, get)
+                steps.forgetting(shop, one, get)
+    repeats.pool(shop, work, "validation")
     _uncalibrated(shop, work, "validation")
+    curves.draw(shop, work)
     shop.events.emit("contestant", label=work.label, state="done", note=None)
 
 
 def test(shop: Workshop, work: Work) -> None:
     """Measures on Test, which `sealing.open_test` has opened."""
-    with shop.opened(work) as get:
-        work.measurements["test"] = steps.measured(shop, work, "test", get)
+    for one in work.ones:
+        with shop.opened(one) as get:
+            one.measurements["test"] = steps.measured(shop, one, "test", get)
+    repeats.pool(shop, work, "test")
     _uncalibrated(shop, work, "test")
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from tailorbird.measure.comparison import Record, candidates
 from tailorbird.measure.recommend import Recommendation, recommend
 from tailorbird.measure.requirements import check
+from tailorbird.plan import Entrant
 from tailorbird.running.workshop import Work, Workshop
 
 SEAL = 1
@@ -58,9 +59,15 @@ def record(shop: Workshop, work: Work, *, after_test: bool = False) -> Record:
         uncalibrated=work.uncalibrated or None,
         forgetting=work.forgetting,
         cost=cost if done else {},
-        settings={"asked": dict(entrant.asked), "effective": {**entrant.effective, **work.found}},
+        settings={
+            "asked": dict(entrant.asked),
+            "effective": {**entrant.effective, **work.found, **_replay(entrant)},
+        },
         artifact=work.artifact.relative_to(shop.folder.path).as_posix() if work.artifact and done else None,
-        seeds=(shop.plan.seed,) if technique else (),
+        seeds=tuple(shop.plan.seed + n for n in range(entrant.seeds)) if technique else (),
+        exported_seed=shop.plan.seed + work.exported if technique else None,
+        tuning=work.tuning,
+        curve=work.curve,
         meets=met.meets if technique and done else {},
         misses=met.misses if technique and done else "",
         after_test=after_test,
@@ -68,9 +75,15 @@ def record(shop: Workshop, work: Work, *, after_test: bool = False) -> Record:
     )
 
 
+def _replay(entrant: Entrant) -> dict[str, float]:
+    """Its part of general talk beside its settings, where there is one or it was asked for."""
+    return {"replay": entrant.replay} if entrant.replay or "replay" in entrant.asked else {}
+
+
 def made_notes(work: Work) -> str | None:
-    """What the making of it had to say (fallbacks, repairs)."""
-    return "; ".join(work.made.get("notes") or ()) or None
+    """What the making of it had to say (fallbacks, repairs), and the search for its settings."""
+    searched = [work.tuning["said"]] if work.tuning else []
+    return "; ".join([*searched, *(work.made.get("notes") or ())]) or None
 
 
 def asked(shop: Workshop) -> SimpleNamespace:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tailorbird import store
+from tailorbird.running.drifting import drift_of
 from tailorbird.running.measurements import measurement_dict, read_measurement, write_outcomes
 from tailorbird.running.uncalibrated import write_scores
 from tailorbird.running.workshop import Work, Workshop
@@ -34,9 +35,16 @@ def making_inputs(shop: Workshop, work: Work) -> dict[str, Any]:
         "task": shop.plan.task,
     }
     if entrant.kind != "imported":
-        inputs |= {"train": shop.row_ids("train"), "tuning": shop.row_ids("tuning"), "seed": shop.plan.seed}
+        inputs |= {"train": shop.row_ids("train"), "tuning": shop.row_ids("tuning")}
+        inputs["seed"] = shop.plan.seed if work.seed is None else work.seed
+    if replay := shop.material.replay_for(entrant.replay):
+        inputs["replay"] = store.sha256_json([[row.id, row.weight] for row in replay])
+    if work.parent is not None:
+        inputs["after"] = work.parent.keys["customize"]
     if entrant.kind == "technique" or "adapter" in entrant.source:
         inputs["compute"] = shop.compute_inputs()
+    if entrant.trained:
+        inputs["compute"] |= {"micro_batch_tokens": entrant.micro_batch_tokens, "recompute": entrant.recompute}
     return inputs if task.labels else {**inputs, "max_new_tokens": task.max_new_tokens}
 
 
@@ -46,9 +54,17 @@ def customize_step(shop: Workshop, work: Work) -> store.Step:
     return step
 
 
+def trial_step(shop: Workshop, work: Work, number: int | str, before: str | None) -> store.Step:
+    """One trial of a search, or a "repeat". Whether a trial was given up depends on those before it: `before` is the
+    last one's key.
+    """
+    inputs = {**making_inputs(shop, work), "trial": number, "before": before}
+    return shop.steps.step("trial", inputs, CUSTOMIZE)
+
+
 def rehearse(shop: Workshop, work: Work) -> None:
     """One step on the longest rows, exported and reopened: what would fail late fails now."""
-    step = customize_step(shop, work)
+    step = trial_step(shop, work, 0, None) if work.entrant.tune else customize_step(shop, work)
     passed = step.folder / "rehearsed.json"
     if step.done or passed.is_file():
         return
@@ -70,13 +86,14 @@ def customize(shop: Workshop, work: Work) -> None:
 
         step.begin()
         inside = step.folder / "work"
-        with shop.stage(work.label, "customize", work.entrant.steps) as progress:
-            facts = make(shop.job(work.entrant, inside, progress), work.artifact)
+        with shop.stage(work.label, work.part or "customize", work.entrant.steps) as progress:
+            facts = make(shop.job(work.entrant, inside, progress, work.seed), work.artifact)
         log = store.read_jsonl(inside / "log.jsonl") if (inside / "log.jsonl").is_file() else []
         store.write_jsonl(step.folder / "log.jsonl", log)
         step.finish(facts)
         shutil.rmtree(inside, ignore_errors=True)
     work.made = step.result()
+    shop.artifacts[work.label] = work.artifact
 
 
 def measured(
@@ -113,10 +130,14 @@ def measured(
     if split == "validation" and calibrated:
         work.cost |= result["cost"] | {"latency_ms": result["reported_latency_ms"]}
         work.found = result.get("settings", {})
-    if calibrated:
-        s = found.score
-        shop.events.emit("measured", label=work.label, split=split, score=s.score, low=s.low, high=s.high, n=s.n)
+    if calibrated and work.seed is None:
+        tell_score(shop, work.label, found)
     return found
+
+
+def tell_score(shop: Workshop, label: str, found: Measurement) -> None:
+    s = found.score
+    shop.events.emit("measured", label=label, split=found.split, score=s.score, low=s.low, high=s.high, n=s.n)
 
 
 class Watched:
@@ -150,8 +171,9 @@ def latency(shop: Workshop, work: Work, get: Callable[[], Answerer]) -> None:
 
 
 def forgetting(shop: Workshop, work: Work, get: Callable[[], Any]) -> None:
-    """Change in bits per byte on general texts. A message prompt changes no weights: not applicable."""
-    if not (work.entrant.trained or "adapter" in work.entrant.source):
+    """Bits per byte on general texts and drift on general prompts. A message prompt changes no weights: not
+    applicable."""
+    if not (work.entrant.trained or work.entrant.after or "adapter" in work.entrant.source):
         work.forgetting = {"state": "not_applicable"}
         return
     from tailorbird.measure.forgetting import change, load_retention
@@ -164,7 +186,8 @@ def forgetting(shop: Workshop, work: Work, get: Callable[[], Any]) -> None:
     base = _bits(shop, None, texts, shop.open_base)
     custom = _bits(shop, work, texts, get)
     found = change(base, custom, texts, left_out=retention.left_out, kinds=retention.kinds)
-    work.forgetting = {"state": "measured", "bits_per_byte": found}
+    drift = drift_of(shop, work, making_inputs(shop, work), get)
+    work.forgetting = {"state": "measured", "bits_per_byte": found, "drift_kl": drift}
 
 
 def _bits(shop: Workshop, work: Work | None, texts: tuple[str, ...], get: Callable[[], Any]) -> list[float]:

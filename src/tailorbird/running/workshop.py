@@ -29,10 +29,14 @@ Made = dict[str, Any]
 class Work:
     """One contestant on its way: what was made of it, what was measured, or why not. `keys`: step name -> key.
 
-    `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`).
+    `parent`: the contestant of this run that it starts from.
+    `found`: settings that the contestant chose by itself on Train and Tuning (the C of `tfidf`). Made with several
+    seeds, `by_seed` has a Work for each, with its `seed` and what it is called while at work (`part`); `exported` says
+    which one's files and answers are shown. `tuning`, `curve`: as they stand in comparison.json.
     """
 
     entrant: Entrant
+    parent: Work | None = None
     state: str = "planned"
     note: str | None = None
     exit_code: int = 1
@@ -44,6 +48,17 @@ class Work:
     forgetting: dict[str, Any] | None = None
     found: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    part: str = ""
+    by_seed: list[Work] = field(default_factory=list)
+    exported: int = 0
+    tuning: dict[str, Any] | None = None
+    curve: dict[str, Any] | None = None
+
+    @property
+    def ones(self) -> list[Work]:
+        """What is made and measured: one for each seed, or itself."""
+        return self.by_seed or [self]
 
     @property
     def label(self) -> str:
@@ -66,6 +81,7 @@ class Workshop:
     stop: Callable[[], bool]
     clock: Callable[[], float] = time.perf_counter
     references: dict[str, Answerer] = field(default_factory=dict)
+    artifacts: dict[str, Path] = field(default_factory=dict)  # label -> customization, as they are made
 
     @property
     def task(self) -> Task:
@@ -80,7 +96,9 @@ class Workshop:
         from tailorbird.customize import Compute
 
         plan = self.plan
-        return Compute(plan.device, plan.dtype, plan.threads, plan.micro_batch_tokens, 1)
+        return Compute(
+            plan.device, plan.dtype, plan.threads, plan.micro_batch_tokens, 1, memory_bytes=plan.memory_bytes
+        )
 
     def compute_inputs(self) -> dict[str, Any]:
         """What of the machine decides figures to the last bit."""
@@ -120,7 +138,9 @@ class Workshop:
         yield self.progress(label, stage)
         self.events.emit("stage_finished", label=label, stage=stage, seconds=self.clock() - begun)
 
-    def job(self, entrant: Entrant, work: Path, progress: Callable[[int, int, str], None]) -> Job:
+    def job(
+        self, entrant: Entrant, work: Path, progress: Callable[[int, int, str], None], seed: int | None = None
+    ) -> Job:
         from dataclasses import replace
 
         from tailorbird.customize import Job
@@ -135,13 +155,27 @@ class Workshop:
             task=self.task,
             train=splits.train,
             tuning=splits.tuning,
-            seed=self.plan.seed,
-            compute=replace(self.compute, checkpoint_steps=entrant.checkpoint_steps),
+            seed=self.plan.seed if seed is None else seed,
+            compute=replace(
+                self.compute,
+                checkpoint_steps=entrant.checkpoint_steps,
+                micro_batch_tokens=entrant.micro_batch_tokens or self.plan.micro_batch_tokens,
+                recompute=entrant.recompute,
+            ),
             work=work,
             progress=progress,
             stop=self.stop,
+            parent=self.parent_folder(entrant),
             note=lambda text: self.events.emit("note", text=f"{entrant.label}: {text}"),
+            replay=self.material.replay_for(entrant.replay),
         )
+
+    def parent_folder(self, entrant: Entrant) -> Path | None:
+        """The customization that a contestant starts from: one made in this run, or before it."""
+        from tailorbird.running.inputs import parent_folder
+
+        own = self.artifacts.get(entrant.after or "")
+        return own or parent_folder(self.material.spec, entrant.label, entrant.after)
 
     @contextmanager
     def opened(self, work: Work) -> Iterator[Callable[[], Any]]:

@@ -28,7 +28,8 @@ def write_data(folder: RunFolder, material: Material) -> None:
     place = folder.path / "data"
     store.write_json(place / "facts.json", material.data_facts)
     store.write_json(place / "splits.json", {"facts": material.split_facts, "rows": manifest(material.splits)})
-    datasets = (material.dataset, *material.given.values())
+    replayed = (material.replayed.dataset,) if material.replayed else ()
+    datasets = (material.dataset, *material.given.values(), *replayed)
     store.write_jsonl(place / "rejected.jsonl", (record for d in datasets for record in d.rejected_records()))
 
 

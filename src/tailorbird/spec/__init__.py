@@ -10,12 +10,15 @@ from tailorbird.spec.fields import (
     BaseSpec,
     Contestant,
     DataSpec,
+    ExampleSource,
     Limits,
+    ReplaySpec,
     ReportSpec,
     Requirements,
     Spec,
     SplitSpec,
     TaskSpec,
+    Tune,
 )
 from tailorbird.spec.problems import Problem, did_you_mean, problems_error
 from tailorbird.spec.reading import build, load
@@ -24,8 +27,11 @@ __all__ = [
     "Spec",
     "BaseSpec",
     "DataSpec",
+    "ExampleSource",
+    "ReplaySpec",
     "TaskSpec",
     "Contestant",
+    "Tune",
     "Requirements",
     "Limits",
     "SplitSpec",

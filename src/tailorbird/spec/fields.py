@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction as DecimalFraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from tailorbird.errors import SpecError
 from tailorbird.spec.problems import Problem, problems_error
@@ -35,10 +45,69 @@ class BaseSpec(_Part):
     revision: str | None = Field(None, description="Commit or tag of a Hub id.")
 
 
+Shape = Literal["prompt_completion", "messages", "alpaca", "text_label", "question_answer"]
+Columns = dict[
+    Literal["prompt", "answer", "label", "system", "context", "id", "group", "weight", "messages"],
+    Annotated[str, Field(min_length=1)],
+]
+Instruction = Annotated[str, Field(min_length=1)]
+
+
+class _RowFiles(_Part):
+    path: str = Field(description="A file, folder or glob of rows.", min_length=1)
+    shape: Shape | None = Field(None, description="What a row looks like; detected when left out.")
+    columns: Columns = Field(
+        default_factory=dict, description="Which column plays which role, where detection is wrong."
+    )
+    sheet: str | None = Field(
+        None, description="The sheet of a workbook that is read; the first that is shown when left out.", min_length=1
+    )
+
+
+class ExampleSource(_RowFiles):
+    """One data set of a collection, described by an instruction; its own `shape` and `columns` go before those of
+    `data`."""
+
+    name: str | None = Field(
+        None, description="What it is called in the scores by source; the name of its file when left out.", min_length=1
+    )
+    instruction: Instruction | Annotated[list[Instruction], Field(min_length=1)] | None = Field(
+        None,
+        description="The system message of its rows, behind the task's; of several wordings each row has one, by its "
+        "content.",
+    )
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="The part of the Train rows that comes from here; sources without it share the rest by their rows.",
+    )
+
+
+class ReplaySpec(_RowFiles):
+    """General conversations that trained contestants meet beside their rows, against forgetting."""
+
+    share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        description="The part of the rows of a training that comes from here."
+    )
+
+
+# The tag is no name a field has, so that an error's path can leave it out.
+Examples = Annotated[
+    Annotated[str, Tag("(path)")] | Annotated[ExampleSource, Tag("(source)")],
+    Discriminator(lambda value: "(path)" if isinstance(value, str) else "(source)"),
+]
+
+
 class DataSpec(_Part):
     """Where the rows are and how they are understood."""
 
-    examples: list[str] = Field(description="Files, folders or globs of rows: CSV, TSV, JSON, JSONL.", min_length=1)
+    examples: list[Examples] = Field(
+        description="Files, folders or globs of rows: CSV, TSV, JSON, JSONL, Parquet, Excel, ODS; or a collection of "
+        "data sets, each `{path, instruction, share, …}`.",
+        min_length=1,
+    )
+    replay: ReplaySpec | None = Field(
+        None, description="General conversations mixed into training against forgetting: `{path, share}`."
+    )
     test: str | None = Field(None, description="A file of Test rows of your own; else Test is split off.")
     validation: str | None = Field(None, description="A file of Validation rows of your own; else it is split off.")
     retention: str = Field(
@@ -46,13 +115,18 @@ class DataSpec(_Part):
         description="General texts for measuring what was forgotten: `full` or `fast` (built in), or a file of texts.",
         min_length=1,
     )
-    shape: Literal["prompt_completion", "messages", "alpaca", "text_label", "question_answer"] | None = Field(
-        None, description="What a row looks like; detected when left out."
+    shape: Shape | None = Field(None, description="What a row looks like; detected when left out.")
+    columns: Columns = Field(
+        default_factory=dict, description="Which column plays which role, where detection is wrong."
     )
-    columns: dict[
-        Literal["prompt", "answer", "label", "system", "context", "id", "group", "weight", "messages"],
-        Annotated[str, Field(min_length=1)],
-    ] = Field(default_factory=dict, description="Which column plays which role, where detection is wrong.")
+    sheet: str | None = Field(
+        None,
+        description="The sheet of the workbooks that is read; the first that is shown when left out.",
+        min_length=1,
+    )
+    supervise: Literal["all", "last"] = Field(
+        "all", description="Which assistant turns of a conversation are learned: `all`, or the `last` alone."
+    )
     group: str | None = Field(
         None, description="A column whose equal values never straddle two splits (a customer, a case)."
     )
@@ -61,6 +135,41 @@ class DataSpec(_Part):
     overlap: Literal["refuse", "drop_from_train"] = Field(
         "refuse", description="What to do with training rows that are also in your own `test` or `validation` file."
     )
+
+    @property
+    def sources(self) -> tuple[ExampleSource, ...]:
+        """The data sets of a collection, all with their names; empty where the examples are files alone."""
+        if all(isinstance(one, str) for one in self.examples):
+            return ()
+        sources = [ExampleSource(path=one) if isinstance(one, str) else one for one in self.examples]
+        return tuple(one if one.name else one.model_copy(update={"name": _stem(one.path)}) for one in sources)
+
+    @property
+    def paths(self) -> list[str]:
+        """Every path of the examples, as written."""
+        return [one if isinstance(one, str) else one.path for one in self.examples]
+
+    @model_validator(mode="after")
+    def _collection(self) -> DataSpec:
+        sources = self.sources
+        names = [str(source.name) for source in sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"examples: two sources are called {', '.join(twice)}: give each its own `name`")
+        if sources and self.sheet is not None:
+            raise ValueError("sheet: in a collection each source names its own `sheet`")
+        if sources and "source" in self.slices:
+            raise ValueError("slices: `source` is taken: scores of a collection are shown by source anyway")
+        for name in ("test", "validation"):
+            if sources and getattr(self, name) is not None:
+                raise ValueError(f"{name}: is split off in a collection, source by source; leave it out")
+        shares = [DecimalFraction(str(source.share)) for source in sources if source.share is not None]
+        if shares and len(shares) == len(sources) and sum(shares) != 1:
+            raise ValueError(f"examples: the shares are {float(sum(shares)):g} in all, and must be 1")
+        if shares and len(shares) < len(sources) and sum(shares) >= 1:
+            raise ValueError(
+                f"examples: the shares are {float(sum(shares)):g} in all, which leaves nothing for the sources without"
+            )
+        return self
 
 
 class TaskSpec(_Part):
@@ -80,6 +189,29 @@ class TaskSpec(_Part):
     metric: str | None = Field(None, description="The main score; the task's own when left out.")
 
 
+class Tune(_Part):
+    """A search for a contestant's settings, on Train and Tuning rows; `tune: 8` is short for `{trials: 8}`."""
+
+    trials: Annotated[int, Field(ge=2, le=1000)] | None = Field(
+        None, description="Settings that are tried, the first being the defaults."
+    )
+    minutes: Positive | None = Field(
+        None, description="Minutes for all trials; their number follows from the time of the first."
+    )
+    over: dict[str, list[float | int | str | bool | None] | None] | None = Field(
+        None,
+        description="Settings that are searched: `[low, high]` of a number, the choices of all else, or nothing for "
+        "the technique's own range. Left out: all for which the technique has one and the spec no value.",
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Tune:
+        if (self.trials is None) == (self.minutes is None):
+            raise ValueError("needs one of trials, minutes")
+        return self
+
+
 class Contestant(_Part):
     """One row of the comparison."""
 
@@ -95,7 +227,23 @@ class Contestant(_Part):
     timeout_seconds: Positive | None = Field(
         None, description="command: seconds one answer may take (60 when left out)."
     )
+    replay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = Field(
+        None, description="Trained ones: the part of `data.replay` in its rows, instead of its `share`; 0 is none."
+    )
+    after: str | None = Field(
+        None,
+        description="A technique starts from another customization: the label of a contestant, RUN:LABEL, or a folder "
+        "(with a `/`) made on this base.",
+        min_length=1,
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="The technique's own settings.")
+    tune: Tune | None = Field(None, description="Search for better settings before it is made.")
+    seeds: Annotated[int, Field(ge=1, le=50)] = Field(
+        1, description="How often it is made, with seed, seed + 1, …; the scores then speak of the technique."
+    )
+    curve: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=2)] | None = Field(
+        None, description="Percent of the Train rows to learn from, for a curve: would more labels help?"
+    )
 
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
 
@@ -109,6 +257,13 @@ class Contestant(_Part):
     def lines(self) -> Mapping[str, int]:
         """Line in the spec of each field and setting that was written there."""
         return self._lines
+
+    @field_validator("curve")
+    @classmethod
+    def _curve(cls, curve: list[int] | None) -> list[int] | None:
+        if curve is not None and curve != sorted(set(curve)):
+            raise ValueError("shares rise, for example [25, 50, 100]")
+        return curve
 
     @field_validator("label")
     @classmethod
@@ -251,6 +406,12 @@ class Spec(_Part):
     def error(self, problems: Sequence[Problem]) -> SpecError:
         """All problems as one error."""
         return problems_error(problems, str(self._source) if self._source else None)
+
+
+def _stem(path: str) -> str:
+    """The name of a file without its ending, of a folder, or of what stands before a glob."""
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..") and not set(part) & set("*?[")]
+    return (Path(parts[-1]).stem if parts else path) or path
 
 
 def _checked_name(name: str, what: str) -> str:

@@ -109,8 +109,9 @@ def _problem(error: Any, full: Mapping[str, Any], lines: Mapping[str, int]) -> P
     """A pydantic error in our words."""
     path: list[str] = []
     value: Any = full
-    for step in error["loc"]:
-        if isinstance(value, Mapping) and step not in value and error["type"] != "missing":
+    for depth, step in enumerate(error["loc"], start=1):
+        absent = error["type"] == "missing" and depth == len(error["loc"])
+        if str(step).startswith("(") or (isinstance(value, Mapping) and step not in value and not absent):
             continue  # a branch of a union, a key marker: not part of the document
         value = _inside(value, step)
         name = str(step)

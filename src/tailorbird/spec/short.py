@@ -9,7 +9,20 @@ from tailorbird.errors import SpecError
 from tailorbird.spec.problems import did_you_mean
 from tailorbird.spec.yaml import parse
 
-CONTESTANT_FIELDS = ("label", "technique", "answers", "command", "adapter", "timeout_seconds", "settings")
+CONTESTANT_FIELDS = (
+    "label",
+    "technique",
+    "answers",
+    "command",
+    "adapter",
+    "timeout_seconds",
+    "replay",
+    "after",
+    "settings",
+    "tune",
+    "seeds",
+    "curve",
+)
 
 
 def expand(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +61,8 @@ def _contestant(value: Any) -> Any:
         full["technique"], full["settings"] = others[0], dict(full.pop(others[0]) or {})
     if "label" not in full and isinstance(full.get("technique"), str):
         full["label"] = full["technique"]
+    if isinstance(full.get("tune"), int) and not isinstance(full["tune"], bool):
+        full["tune"] = {"trials": full["tune"]}
     return full
 
 

@@ -12,6 +12,8 @@ TABLE = {
     "few_shot": "tailorbird.techniques.few_shot:FewShot",
     "prompt_tuning": "tailorbird.techniques.prompt_tuning:PromptTuning",
     "lora": "tailorbird.techniques.lora:Lora",
+    "peft": "tailorbird.techniques.peft_method:PeftMethod",
+    "selective": "tailorbird.techniques.selective:Selective",
     "sft": "tailorbird.techniques.sft:Sft",
 }
 NAMES = tuple(TABLE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tailorbird.techniques.ranges import Range, around, choice, whole
 from tailorbird.types import BaseFacts, Row, Train, Tuning
 
 if TYPE_CHECKING:
@@ -44,20 +45,50 @@ class TrainingSettings(BaseModel):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay, on matrices only.")
     clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 = no clipping.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share dropped of the input of low-rank layers; without them, of the embedded input.",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each target spread over the vocabulary.")
+    l2_to_start: float = Field(
+        0.0, ge=0, le=10_000, description="Decoupled decay towards the values that training begins with (L2-SP)."
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Looks at Tuning in a row, one an epoch, without a lower loss that end it; 0 = none.",
+    )
 
 
 class Technique:
-    """Common to all. `revision` is raised by hand when the same settings would give another result."""
+    """Common to all. `revision` is raised by hand when the same settings would give another result; `varies`: whether
+    another seed or other Train rows give another customization.
+
+    How it can start from another customization (`after:`), by kinds of its parts (`artifacts.parts.KINDS`): those it
+    `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it
+    `folds` are added to the weights first. A parent with any other part is refused.
+    """
 
     name: ClassVar[str]
     citation: ClassVar[str]
     revision: ClassVar[int] = 1
     trained: ClassVar[bool] = False
+    varies: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = ALL_TASKS
     Settings: ClassVar[type[BaseModel]] = NoSettings
+    makes: ClassVar[frozenset[str]] = frozenset()
+    beside: ClassVar[frozenset[str]] = frozenset()
+    folds: ClassVar[frozenset[str]] = frozenset()
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
+        return {}
+
+    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+        """Settings that tuning may search, and within which range."""
         return {}
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> Any:
@@ -70,8 +101,20 @@ class Trained(Technique):
 
     trained = True
 
+    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+        """Around the technique's own defaults; the learning rate matters most, and its right size is least known."""
+        defaults = self.defaults(base, rows)
+        space = {"batch_rows": choice(8, 16, 32), "weight_decay": choice(0.0, 0.01, 0.1)}
+        if rate := defaults.get("learning_rate"):
+            space = {"learning_rate": around(rate, 5.0), **space}
+        if epochs := defaults.get("epochs"):
+            space["epochs"] = whole(max(1, epochs // 2), 2 * epochs)
+        if "dropout" in self.Settings.model_fields:
+            space["dropout"] = choice(0.0, 0.05, 0.1)
+        return {name: found for name, found in space.items() if name in self.Settings.model_fields}
+
     def trainable(self, model: Model, settings: Any, generator: torch.Generator) -> Trainable:
-        """Make the trainable tensors and put them in place."""
+        """Make the trainable tensors and put them in place, or take up those of a parent that are in place."""
         raise NotImplementedError
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
@@ -81,7 +124,7 @@ class Trained(Technique):
         return token_loss(model, batch)
 
     def parts(self, tensors: Mapping[str, Tensor], settings: Any, prompt: Prompt, decode: Decode) -> Parts:
-        """The customization made of the trained fp32 tensors."""
+        """The customization made of the trained fp32 tensors; a parent's frozen parts are added to it afterwards."""
         raise NotImplementedError
 
 

@@ -1,7 +1,9 @@
 """LoRA: a low-rank update beside frozen linear layers, y = W x + (alpha / r) B A x.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", §4.1, equation 3. All linear layers but the
-output head are updated by default (Dettmers et al. 2023, "QLoRA", §4: that matters more than the rank).
+output head are updated by default (Dettmers et al. 2023, "QLoRA", §4: that matters more than the rank). `rslora` scales
+by alpha / sqrt(r), with which large ranks go on learning (Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for
+Fine-Tuning with LoRA", theorem 3.2).
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from pydantic import Field
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.errors import SpecError
 from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from tailorbird.engine.low_rank import LowRankLinear
     from tailorbird.engine.model import Model
     from tailorbird.engine.train import Trainable
 
@@ -29,6 +33,7 @@ class LoraSettings(TrainingSettings):
 
     rank: int = Field(16, ge=1, le=1024, description="r, the rank of the update.")
     alpha: float = Field(32.0, gt=0, allow_inf_nan=False, description="The update is scaled by alpha / r.")
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead (rsLoRA): for large ranks.")
     targets: tuple[str, ...] = Field((), description="Names of linear layers (`q_proj`, `v_proj`, …); none = all.")
 
 
@@ -36,10 +41,15 @@ class Lora(Trained):
     name = "lora"
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models"
     Settings = LoraSettings
+    makes = frozenset({"low_rank"})
+    beside = frozenset({"soft", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
         return {"learning_rate": 1e-3 if large else 5e-4, "epochs": 3, "batch_rows": 32 if large else 16}
+
+    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+        return {**super().search_space(base, rows), "rank": choice(8, 16, 32, 64)}
 
     def trainable(self, model: Model, settings: LoraSettings, generator: torch.Generator) -> Trainable:
         from tailorbird.engine import low_rank
@@ -53,14 +63,19 @@ class Lora(Trained):
                 f"lora targets {unknown} name no linear layer of this base", remedy=f"choose from {', '.join(known)}"
             )
         chosen = [name for name in names if not settings.targets or name.rpartition(".")[2] in settings.targets]
-        tensors = {}
-        for name in chosen:
-            a, b = low_rank.initial(model.network.get_submodule(name), settings.rank, generator)
-            tensors[name] = (a.to(model.device), b.to(model.device))
-        low_rank.wrap(model.network, tensors, settings.alpha / settings.rank)
-        layers = low_rank.wrapped(model.network, chosen)
+        layers = low_rank.present(model.network)
+        if layers:  # a parent's, which this one goes on with
+            _same_shape(layers, chosen, settings)
+        else:
+            tensors = {}
+            for name in chosen:
+                a, b = low_rank.initial(model.network.get_submodule(name), settings.rank, generator)
+                tensors[name] = (a.to(model.device), b.to(model.device))
+            low_rank.wrap(model.network, tensors, _scale(settings))
+            layers = low_rank.present(model.network)
         parameters = {}
         for name, layer in layers.items():
+            layer.lora_A.requires_grad_(True), layer.lora_B.requires_grad_(True)
             parameters[f"{name}.A"], parameters[f"{name}.B"] = layer.lora_A, layer.lora_B
         return Trainable(parameters)
 
@@ -69,4 +84,28 @@ class Lora(Trained):
         pairs = {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in names}
         # GPT-2's Conv1D keeps its weight as (in, out), which PEFT wants to be told.
         transposed = any(name.rpartition(".")[2] in ("c_attn", "c_fc") for name in names)
-        return Parts(prompt, decode, low_rank=LowRank(settings.rank, settings.alpha, pairs, transposed))
+        update = LowRank(settings.rank, settings.alpha, pairs, transposed, settings.rslora, settings.dropout)
+        return Parts(prompt, decode, low_rank=update)
+
+
+def _scale(settings: LoraSettings) -> float:
+    return LowRank(settings.rank, settings.alpha, {}, rslora=settings.rslora).scale
+
+
+def _same_shape(layers: Mapping[str, LowRankLinear], chosen: list[str], settings: LoraSettings) -> None:
+    """SpecError unless the low-rank layers in place are those that these settings would make."""
+    first = next(iter(layers.values()))
+    rank = int(first.lora_A.shape[0])
+    if rank != settings.rank:
+        raise SpecError(
+            f"lora goes on with a LoRA of rank {rank}, and rank {settings.rank} is asked for",
+            remedy=f"set rank: {rank}",
+        )
+    if abs(first.scale - _scale(settings)) > 1e-9 * first.scale:
+        raise SpecError(
+            f"lora goes on with a LoRA scaled by {first.scale:g}, and these settings scale by {_scale(settings):g}",
+            remedy="set alpha and rslora as they were",
+        )
+    if set(layers) != set(chosen):
+        were = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+        raise SpecError("lora goes on with a LoRA of other layers", remedy=f"set targets: [{were}]")

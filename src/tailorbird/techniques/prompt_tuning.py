@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
+from tailorbird.errors import SpecError
 from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -36,10 +38,15 @@ class PromptTuning(Trained):
     name = "prompt_tuning"
     citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning"
     Settings = PromptTuningSettings
+    makes = frozenset({"soft"})
+    beside = frozenset({"low_rank", "peft", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
         return {"learning_rate": 0.05, "epochs": 3 if large else 6, "batch_rows": 32 if large else 16}
+
+    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+        return {**super().search_space(base, rows), "total_virtual_tokens": choice(10, 20, 50)}
 
     def trainable(self, model: Model, settings: PromptTuningSettings, generator: torch.Generator) -> Trainable:
         import torch
@@ -48,7 +55,14 @@ class PromptTuning(Trained):
 
         embeddings = model.embedding_weight.detach().float()
         count = settings.total_virtual_tokens
-        if settings.initialization == "vocabulary":
+        if model.soft is not None:  # a parent's, which this one goes on with
+            if model.virtual_tokens != count:
+                raise SpecError(
+                    f"prompt_tuning goes on with {model.virtual_tokens} virtual tokens, and {count} are asked for",
+                    remedy=f"set total_virtual_tokens: {model.virtual_tokens}",
+                )
+            start = model.soft.detach().float().clone()
+        elif settings.initialization == "vocabulary":
             chosen = torch.randint(embeddings.shape[0], (count,), generator=generator)
             start = embeddings[chosen.to(embeddings.device)].clone()
         else:

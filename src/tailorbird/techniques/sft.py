@@ -29,6 +29,9 @@ class Sft(Trained):
     name = "sft"
     citation = "Ouyang et al. 2022, Training language models to follow instructions with human feedback, §3.5"
     Settings = SftSettings
+    makes = frozenset({"weights"})
+    beside = frozenset({"soft"})
+    folds = frozenset({"low_rank", "peft", "delta"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000

@@ -28,6 +28,7 @@ class ZeroShot(Prompted):
     name = "zero_shot"
     citation = "Zhao et al. 2021, Calibrate Before Use (contextual calibration)"
     Settings = ZeroShotSettings
+    varies = False
 
     def search(self, ctx: SearchContext, settings: ZeroShotSettings) -> Parts:
         parts, _ = ctx.calibrated(Parts(Prompt(ctx.instruction), ctx.decode), settings.calibration)

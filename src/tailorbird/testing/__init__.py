@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tailorbird.testing.contract import technique_contract
+from tailorbird.testing.contract import Beside, technique_contract
 from tailorbird.testing.tiny import make_tiny_base, tiny_rows
 
-__all__ = ["make_tiny_base", "technique_contract", "tiny_rows"]
+__all__ = ["Beside", "make_tiny_base", "technique_contract", "tiny_rows"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tailorbird.testing.contract import Beside
+
 TRAINING: dict[str, Any] = {
     "learning_rate": 0.003,
     "epochs": 3,
@@ -12,6 +14,10 @@ TRAINING: dict[str, Any] = {
     "schedule": "cosine",
     "weight_decay": 0.1,
     "clip": 0.01,
+    "dropout": 0.5,
+    "label_smoothing": 0.2,
+    "l2_to_start": 100.0,
+    "patience": Beside(1, {"learning_rate": 1e-12, "epochs": 4}),  # no weight moves, so no loss falls
 }
 # name -> (settings that learn eight rows by heart, another value for each setting)
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -23,7 +29,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8, "rank": 32},
-        {**TRAINING, "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
+        {**TRAINING, "rank": 4, "alpha": 8.0, "rslora": True, "targets": ("q_proj",)},
+    ),
+    "peft": (
+        {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8, "rank": 32},
+        {**TRAINING, "method": "loha", "rank": 4, "alpha": 8.0, "targets": ("q_proj",)},
+    ),
+    "selective": (
+        {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8, "layers": 2},
+        {**TRAINING, "update": "norms", "layers": 2},
     ),
     "sft": ({"learning_rate": 0.003, "epochs": 40, "batch_rows": 8}, TRAINING),
 }

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tailorbird import store
+from tailorbird.artifacts.layout import tensor_files
 from tailorbird.customize import Compute, Job, customize
 from tailorbird.errors import Interrupted
 from tailorbird.techniques.base import Technique
@@ -22,6 +23,14 @@ from tailorbird.testing.tiny import make_tiny_base, tiny_rows
 from tailorbird.types import Answer, Request, Train, Tuning
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another value of a setting, and the other settings beside which it has an effect."""
+
+    value: Any
+    settings: Mapping[str, Any]
 
 
 def technique_contract(
@@ -37,7 +46,8 @@ def technique_contract(
     """Run every check of `technique`'s kind in `folder`.
 
     overfit: settings with which eight rows are learned by heart on a tiny base (trained techniques).
-    changed: for each setting another value than the default, to show that it has an effect.
+    changed: for each setting another value than the default, to show that it has an effect (`Beside`: where it has one
+    only together with others).
     """
     bench = _Bench(
         technique, folder, base or make_tiny_base(folder / "base"), compute or Compute(checkpoint_steps=2), report
@@ -157,10 +167,10 @@ class _Bench:
             except Interrupted:
                 pass
             customize(replace(job, stop=lambda: False), out)
-            for file in ("adapter_model.safetensors", "model.safetensors"):
-                if (whole / file).is_file():
-                    same = store.sha256_file(whole / file) == store.sha256_file(out / file)
-                    assert same, f"continued after {stop_after} steps, {file} differs"
+            for file in tensor_files(whole):
+                other = out / file.relative_to(whole)
+                same = other.is_file() and store.sha256_file(file) == store.sha256_file(other)
+                assert same, f"continued after {stop_after} steps, {file.name} differs"
         self.report("stopped and continued equals undisturbed")
 
     def repeats_itself(self) -> None:
@@ -179,14 +189,18 @@ class _Bench:
         short = {"epochs": 2, "batch_rows": 4} if self.technique.trained else {}
         plain = self._payload(short)
         for name, value in changed.items():
-            other = self._payload({**short, name: value})
-            assert other != plain, f"the setting {name} = {value!r} changed nothing"
+            before, given = plain, short
+            if isinstance(value, Beside):
+                given, value = {**short, **value.settings}, value.value
+                before = self._payload(given)
+            other = self._payload({**given, name: value})
+            assert other != before, f"the setting {name} = {value!r} changed nothing"
         self.report("every setting has an effect")
 
     def _payload(self, asked: Mapping[str, Any]) -> dict[str, str]:
         out = self.made(self.job(asked))
-        names = ("prompt.json", "adapter_config.json", "adapter_model.safetensors", "model.safetensors")
-        found = {name: store.sha256_file(out / name) for name in names if (out / name).is_file()}
+        files = (*tensor_files(out), *out.rglob("adapter_config.json"), out / "prompt.json")
+        found = {str(file.relative_to(out)): store.sha256_file(file) for file in files}
         log = self.folder / f"work{self.count}" / "log.jsonl"
         return {**found, "trajectory": store.sha256_file(log)}
 

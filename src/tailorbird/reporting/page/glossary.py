@@ -35,6 +35,9 @@ WORDS = {
     "forgetting": "How much worse the customized model became at general text that has nothing to do with the task.",
     "bits per byte": "How many bits the model needs to predict one byte of text. Lower is better; an untouched base "
     "changes by exactly 0.",
+    "drift": "How far the customized model's next words are from the base's along the base's own answers to general "
+    "prompts: mean KL divergence a token, in nats. 0 is the same model; it says how much changed, not whether it got "
+    "worse.",
     "latency": "Time to answer one request alone on the machine of this run. p95: 95 of 100 requests are faster.",
     "FLOP": "One arithmetic operation; GFLOP are thousands of millions. A machine-independent measure of what "
     "one request costs.",
@@ -46,6 +49,8 @@ WORDS = {
     "sft": "Supervised fine-tuning: all weights of the base are trained on the examples.",
     "majority": "Always answers the most frequent label. Being no better than this means: nothing was learned.",
     "tfidf": "Counts words and word pairs, and weighs them with logistic regression. Fast, small, often hard to beat.",
+    "seed": "Where a technique's dice start. Another seed gives another customization from the same rows and settings; "
+    "how far their scores lie apart is the noise floor.",
     "supervised tokens": "The part of a row that the model learns to write; the rest is only read.",
 }
 

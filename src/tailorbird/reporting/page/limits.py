@@ -17,9 +17,11 @@ def limits(comparison: JSON) -> list[str]:
     about = sorted({str(row["interval_is_about"]) for row in rows if row.get("interval_is_about")})
     lines = [f"This ranking holds for {base}. On another base the order may differ; the command for one stands below."]
     if about:
+        several = any(len(row.get("seeds") or []) > 1 for row in rows)
+        seed = "Another seed is covered only where several were made" if several else "Training again with another seed"
         lines.append(
-            f"The intervals speak of {'; '.join(about)}. Training again with another seed, or rows of another kind, "
-            "is not covered."
+            f"The intervals speak of {'; '.join(about)}. {seed}"
+            f"{'; rows of another kind are' if several else ', or rows of another kind, is'} not covered."
         )
     if told := openings(comparison):
         lines.append(f"Test was opened {told}.")

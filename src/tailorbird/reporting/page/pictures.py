@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tailorbird.reporting import numbers
+from tailorbird.reporting import numbers, repeats
 from tailorbird.reporting.contestants import (
     best_technique,
     chance,
@@ -16,12 +16,12 @@ from tailorbird.reporting.contestants import (
     metric_name,
     pick,
 )
-from tailorbird.reporting.page import chart_cost, chart_curves
+from tailorbird.reporting.page import chart_answers, chart_cost, chart_curves, chart_tuning
 from tailorbird.reporting.page.chart_rows import Guide, Line, Reading, Rows, chart
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.page.svg import Markup
 from tailorbird.reporting.tables import against_best
-from tailorbird.reporting.text import printable
+from tailorbird.reporting.text import Veil, printable
 from tailorbird.types import JSON
 
 
@@ -164,3 +164,48 @@ def curves(data: ReportInput) -> list[tuple[str, Markup]]:
         if picture is not None:
             found.append((printable(row["label"]), picture))
     return found
+
+
+def answer_curves(data: ReportInput) -> list[dict[str, Any]]:
+    found = []
+    tick = score_tick(data.comparison["metric"])
+    for number, row in enumerate(in_order(data.comparison)):
+        sentence = repeats.more_labels(row, data.comparison)
+        if sentence is not None:
+            label = printable(row["label"])
+            picture = chart_answers.chart(label, number, row["curve"], tick)
+            found.append({"label": label, "sentence": f"{label}: {sentence}", "picture": picture})
+    return found
+
+
+def tuned(data: ReportInput, veil: Veil) -> list[dict[str, Any]]:
+    """Each search: what it came to, its pictures, its trials as a table."""
+    found = []
+    for number, row in enumerate(in_order(data.comparison)):
+        tuning = row.get("tuning")
+        if not tuning or not tuning.get("trials"):
+            continue
+        label, said = printable(row["label"]), str(veil(tuning.get("said") or ""))
+        found.append(
+            {
+                "label": label,
+                "said": f"{said[:1].upper()}{said[1:]}.",
+                "what": "Tuning loss" if tuning.get("lower_is_better") is not False else "Tuning score",
+                "trials": chart_tuning.trials(label, number, tuning),
+                "importance": chart_tuning.importance(label, number, tuning),
+                "lines": [trial_line(trial, tuning, veil) for trial in tuning["trials"]],
+            }
+        )
+    return found
+
+
+def trial_line(trial: JSON, tuning: JSON, veil: Veil) -> dict[str, Any]:
+    value, note = trial.get("value"), str(veil(trial.get("note") or ""))
+    place = trial.get("number")
+    return {
+        "number": place + 1 if isinstance(place, int) else place,
+        "best": place == tuning.get("best"),
+        "settings": str(veil(numbers.setting(trial.get("settings") or {}))),
+        "value": numbers.plain(value, 4) if numbers.is_number(value) else numbers.UNKNOWN,
+        "state": f"{trial.get('state')}: {note}" if note else str(trial.get("state")),
+    }

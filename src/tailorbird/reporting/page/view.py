@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailorbird.reporting import doubts, numbers, price, verdict
+from tailorbird.reporting import doubts, numbers, price, repeats, verdict
 from tailorbird.reporting.contestants import done, in_order, joined, measured, metric_name, pick, what
 from tailorbird.reporting.page import answers, confusion, facts, glossary, limits, pictures
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.tables import difference_cell, forgetting_cell
-from tailorbird.reporting.text import Veil, shortened
+from tailorbird.reporting.text import Veil, printable, shortened
 from tailorbird.types import JSON
 
 TOKEN_LIMIT = 600
@@ -32,9 +32,10 @@ def build(data: ReportInput) -> dict[str, Any]:
         "on_test": (comparison.get("recommendation") or {}).get("on_test"),
         "lead": verdict.lead(comparison),
         "why": verdict.why(comparison),
-        "how_sure": doubts.how_sure(comparison),
+        "how_sure": [*doubts.how_sure(comparison), *repeats.seeds(comparison)],
         "costs": price.costs(comparison),
         "forgetting": price.forgetting(comparison),
+        "drifts": drifts(comparison),
         "chance": limits.chance_lines(comparison, pictures.outcomes_of_first(data)),
         "key_figures": key_figures(comparison),
         "table": [table_row(row, comparison) for row in in_order(comparison)],
@@ -46,12 +47,15 @@ def build(data: ReportInput) -> dict[str, Any]:
             "forgetting": pictures.forgetting(data),
             "curves": pictures.curves(data),
         },
+        "answer_curves": pictures.answer_curves(data),
+        "tuned": pictures.tuned(data, veil),
         "comparisons": compared(comparison),
         "confusion": {"heats": heats, "pairs": pairs, "labels": recall_labels, "recalls": recalls},
         "answers": {"shown": shown, "disagreeing": disagreeing, "total": total, "split": answers.split_of(data)},
         "shows_rows": data.shows_rows,
         "suspects": suspects(data),
         "slices": worst_slices(comparison, veil),
+        "sources": by_source(comparison, veil),
         "rendered": rendered(data),
         "data": {
             "pairs": facts.data_pairs(data, veil),
@@ -138,7 +142,7 @@ def table_row(row: JSON, comparison: JSON) -> dict[str, Any]:
     picked = pick(comparison)
     cells: dict[str, Any] = {
         "label": row["label"],
-        "what": what(row),
+        "what": ", ".join(part for part in (what(row), repeats.seeds_of(row)) if part),
         "kind": row.get("kind"),
         "state": row.get("state"),
         "note": row.get("note"),
@@ -161,12 +165,14 @@ def table_row(row: JSON, comparison: JSON) -> dict[str, Any]:
     latency = cost.get("latency_ms") or {}
     memory = cost.get("peak_memory_mb")
     change = (row.get("forgetting") or {}).get("bits_per_byte") or {}
+    drift = (row.get("forgetting") or {}).get("drift_kl") or {}
     cells.update(
         difference=difference_cell(row, comparison),
         forgetting=forgetting_cell(row, comparison)[0],
         forgetting_interval=f"{numbers.bits(change['low'])}…{numbers.bits(change['high'])}"
         if numbers.is_number(change.get("low")) and numbers.is_number(change.get("high")) and change.get("change")
         else "",
+        drift=f"drift {numbers.nats(drift['value'])}" if numbers.is_number(drift.get("value")) else "",
         latency=(
             numbers.milliseconds(latency.get("median")),
             f"p95 {numbers.milliseconds(latency['p95'])}" if numbers.is_number(latency.get("p95")) else "",
@@ -183,6 +189,17 @@ def table_row(row: JSON, comparison: JSON) -> dict[str, Any]:
         or joined([n.replace("_", " ") for n, met in (row.get("meets") or {}).items() if not met]),
     )
     return cells
+
+
+def drifts(comparison: JSON) -> list[tuple[str, str, str]]:
+    """(label, drift, its interval) of each contestant whose drift was measured."""
+    found = []
+    for row in in_order(comparison):
+        drift = (row.get("forgetting") or {}).get("drift_kl") or {}
+        if numbers.is_number(drift.get("value")):
+            interval = f"{numbers.nats(drift.get('low'))}…{numbers.nats(drift.get('high'))}" if drift["value"] else ""
+            found.append((printable(row["label"]), numbers.nats(drift["value"]), interval))
+    return found
 
 
 def compared(comparison: JSON) -> list[dict[str, Any]]:
@@ -225,6 +242,25 @@ def suspects(data: ReportInput) -> dict[str, Any]:
         )
     shown = data.shows_rows or data.comparison.get("task") == "classify"
     return {"lines": lines if shown else [], "total": len(data.suspects)}
+
+
+def by_source(comparison: JSON, veil: Veil) -> dict[str, Any]:
+    """Names of the sources of a collection, and a line a contestant: its score and interval on each of them."""
+    rows = [(row, (row.get("slices") or {}).get("sources") or {}) for row in in_order(comparison)]
+    names = sorted({name for _, found in rows for name in found})
+    metric, lines = comparison["metric"], []
+    for row, found in rows:
+        cells = [
+            (numbers.score(one["score"], metric), numbers.interval(one["low"], one["high"], metric))
+            if one
+            else ("", "")
+            for one in (found.get(name) for name in names)
+        ]
+        if found:
+            lines.append({"label": row["label"], "kind": row["kind"], "cells": cells})
+    counts = [next((found[name] for _, found in rows if name in found)) for name in names]
+    heads = [(str(veil(name)), numbers.count(one["n"])) for name, one in zip(names, counts, strict=True)]
+    return {"heads": heads, "lines": lines, "split": counts[0]["split"] if counts else ""}
 
 
 def worst_slices(comparison: JSON, veil: Veil) -> list[dict[str, str]]:

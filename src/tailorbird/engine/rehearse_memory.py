@@ -1,0 +1,48 @@
+"""The one largest micro-batch, forward and backward, before step 1: what a training will hold at its peak.
+
+All that is not there yet (masters, moments, sums, the start that L2-SP pulls to) has a size known to the byte and is
+added. Nothing is learned: the gradients are thrown away.
+"""
+
+from __future__ import annotations
+
+from tailorbird.engine.batches import Batch, RowSource
+from tailorbird.engine.memory import PeakMemory, give_back_freed_memory
+from tailorbird.engine.model import Model
+from tailorbird.engine.train import Loss, Trainable
+
+
+def rehearse_memory(
+    model: Model, trainable: Trainable, loss: Loss, batch: Batch, *, l2_to_start: float = 0.0
+) -> float | None:
+    """Megabytes that the training will hold at its peak; None where the system does not tell."""
+    give_back_freed_memory()
+    try:
+        with PeakMemory(model.device.type) as peak:
+            loss(model, batch).backward()  # type: ignore[no-untyped-call]
+    finally:
+        for parameter in trainable.parameters.values():
+            parameter.grad = None
+        give_back_freed_memory()
+    return None if peak.megabytes is None else peak.megabytes + optimizer_bytes(trainable, l2_to_start) / 2**20
+
+
+def optimizer_bytes(trainable: Trainable, l2_to_start: float = 0.0) -> int:
+    """Both moments, the sums of gradients, a master where the network computes in less than fp32, and the start."""
+    total = 0
+    for parameter in trainable.parameters.values():
+        width = max(4, parameter.element_size())
+        tensors = 3 + (parameter.element_size() < 4) + bool(l2_to_start)
+        total += parameter.numel() * width * tensors
+    return total
+
+
+def largest_batch(source: RowSource, steps: int) -> Batch:
+    """The micro-batch that takes most of all those of `steps` steps: flat tokens and tokens padded for attention."""
+
+    found = (0, 0, 0)  # size, step, place in it
+    for step in range(steps):
+        for place, group in enumerate(source.groups(step)):
+            lengths = [len(source.rows[number].ids) for number in group]
+            found = max(found, (sum(lengths) + len(lengths) * max(lengths), step, place))
+    return source.next(found[1])[found[2]]

@@ -1,0 +1,97 @@
+"""What starts from what (`after:`): circles, labels that are none, parents that a technique can do nothing with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tailorbird.spec import REFERENCES, did_you_mean
+from tailorbird.techniques.base import Technique
+
+
+@dataclass(frozen=True)
+class Link:
+    """One contestant of a chain; `technique` None for an imported one."""
+
+    label: str
+    technique: str | None
+    after: str | None
+
+
+def is_outside(after: str) -> bool:
+    """RUN:LABEL or a path; a label has neither sign."""
+    return any(sign in after for sign in "/\\:")
+
+
+def problems(given: Iterable[Link]) -> list[tuple[str, str]]:
+    """(label, what is wrong with its `after`), in the order given."""
+    links = list(given)
+    by_label = {link.label: link for link in links}
+    found = []
+    for link in links:
+        if link.after is not None and (what := _problem(link, by_label)):
+            found.append((link.label, what))
+    return found
+
+
+def _problem(link: Link, by_label: Mapping[str, Link]) -> str | None:
+    assert link.after is not None
+    if link.technique is None or link.technique in REFERENCES:
+        return "only a technique can start from another customization"
+    if is_outside(link.after):
+        return None
+    if link.after not in by_label:
+        others = [label for label in by_label if label != link.label]
+        near = did_you_mean(link.after, others)
+        return f"no contestant is called `{link.after}` (a folder is written with a `/`); {near}"
+    if way := _circle(link, by_label):
+        return f"goes in a circle: {' after '.join(way)}"
+    parent = by_label[link.after]
+    if parent.technique is None or parent.technique in REFERENCES:
+        return f"`{parent.label}` is not made here: there is nothing to start from"
+    return _unfitting(link, parent, by_label)
+
+
+def _circle(link: Link, by_label: Mapping[str, Link]) -> list[str]:
+    """The labels from `link` back to itself; empty when its chain ends, or runs into a circle that it is no part of."""
+    way, at = [link.label], link
+    while at.after is not None and at.after in by_label:
+        at = by_label[at.after]
+        way.append(at.label)
+        if at.label == link.label:
+            return way
+        if way.count(at.label) > 1:
+            return []
+    return []
+
+
+def _unfitting(link: Link, parent: Link, by_label: Mapping[str, Link]) -> str | None:
+    kinds = _kinds(parent, by_label, set())
+    technique = _shelf(link.technique)
+    if kinds is None or technique is None:
+        return None  # a technique of the user's, or a parent made elsewhere: looked at when it is opened
+    if not kinds:
+        return f"`{parent.label}` is a prompt, and its weights are the base's: leave `after` out"
+    if refused := kinds - technique.makes - technique.beside - technique.folds:
+        return f"{link.technique} has no use for {', '.join(sorted(refused))}, which `{parent.label}` consists of"
+    return None
+
+
+def _kinds(link: Link, by_label: Mapping[str, Link], seen: set[str]) -> frozenset[str] | None:
+    """The kinds of parts that a contestant will have; None where that is not known beforehand."""
+    technique = _shelf(link.technique)
+    if technique is None or link.label in seen:
+        return None
+    if link.after is None:
+        return frozenset(technique.makes)
+    below = _kinds(by_label[link.after], by_label, {*seen, link.label}) if link.after in by_label else None
+    if below is None:
+        return None
+    kinds = (below - technique.folds) | technique.makes
+    return kinds - {"delta"} if "weights" in kinds else kinds
+
+
+def _shelf(name: str | None) -> Technique | None:
+    from tailorbird import techniques
+
+    return techniques.get(name) if name is not None and name in techniques.NAMES else None

@@ -1,0 +1,160 @@
+"""Peak memory of a training from shapes alone, and the micro-batch that is chosen by it.
+
+    peak      process + weights + learned x (master, two moments, sums of gradients, start)
+              + max(activations, learned x gradient) + logits
+    logits    positions x vocabulary x LOGIT_BYTES; long answers in chunks of LOGIT_ROWS
+
+Activations are what autograd keeps for the backward pass, counted layer by layer on this engine's forward of a Llama
+layer (h hidden, k key/value width, I intermediate, in elements of the compute dtype unless said otherwise):
+
+    each token                2h in fp32 (the input of both norms), 3I (gate, its activation, up)
+    each token, weights learn or have low-rank layers: 3h + I (what linear layers look at), and with low-rank layers the
+                              rank of each; where all weights learn 2h (normalized, for the norms' own weights)
+    each padded row token     h (queries); and k twice for each token it looks back at (keys, values)
+    each attention weight     fp32, and once more in bf16; long rows instead keep keys and values for every query head
+    dropout                   6h + I twice in low-rank layers (mask and product), h twice before all layers
+    recomputed layers         h for each token and layer, and one layer in full
+
+Fitted (PROCESS_BYTES, LOGIT_BYTES, SLACK) to SmolLM2-135M on two cores: `benchmarks/bench_memory.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tailorbird.plan.facts import Facts
+from tailorbird.types import BaseFacts
+
+PROCESS_BYTES = 550_000_000  # Python with torch and transformers loaded
+LOGIT_BYTES = 14  # a logit, its copy in fp32, its log-probability, its gradient
+LOGIT_ROWS, LOGIT_CHUNKS_FROM = 128, 512  # positions at once in long answers: see engine/model.py
+EXPLICIT_WEIGHTS = 4_000_000  # attention weights up to which they are held: see engine/segments.py
+SLACK = 1.05  # what lies free between blocks in use
+LARGEST = 2.5  # standard deviations above the mean: the largest of many steps
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The largest one of a training. head: shared tokens, soft prompt included. tokens: of all rows behind the head,
+    longest: of one of them. answers: supervised tokens."""
+
+    head: float
+    tokens: float
+    rows: float
+    longest: float
+    answers: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a technique trains: how many parameters; and whether linear layers must keep what they look at."""
+
+    parameters: int
+    whole: bool
+    rank: int = 0  # of low-rank layers
+    inputs: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`fits` False: `memory_bytes` is the least this training can do with."""
+
+    micro_batch_tokens: int
+    recompute: bool
+    memory_bytes: int
+    fits: bool
+
+
+def choose(facts: Facts, technique: str, settings: dict[str, Any], dtype: str, tokens: int, limit: int) -> Choice:
+    """The largest micro-batch of at most `tokens` tokens that stays within `limit` bytes: halved down to the longest
+    row, then so with recomputed layers."""
+    least = max(1, facts.lengths.longest - (0 if settings.get("dropout") else facts.lengths.head))
+    sizes = [tokens]
+    while sizes[-1] > least:
+        sizes.append(max(least, sizes[-1] // 2))
+    found = Choice(tokens, False, 0, False)
+    for recompute in (False, True):
+        for size in sizes:
+            needed = training_bytes(facts, technique, settings, dtype, size, recompute)
+            found = Choice(size, recompute, needed, needed <= limit)
+            if found.fits:
+                return found
+    return found
+
+
+def training_bytes(
+    facts: Facts, technique: str, settings: dict[str, Any], dtype: str, micro_batch_tokens: int, recompute: bool = False
+) -> int:
+    """Peak resident bytes of training, everything in one process."""
+    base, width = facts.base, 2 if dtype == "bfloat16" else 4
+    learned = learned_by(technique, settings, base)
+    batch = largest_micro_batch(facts, settings, micro_batch_tokens)
+    kept = activations(base, learned, batch, width, dropout=bool(settings.get("dropout")), recompute=recompute)
+    learned_width = width if learned.whole else 4
+    state = learned.parameters * (12 + (4 if learned_width == 2 else 0) + (4 if settings.get("l2_to_start") else 0))
+    if not learned.whole:
+        state += learned.parameters * 4
+    gradient = learned.parameters * learned_width
+    positions = batch.answers if batch.answers <= LOGIT_CHUNKS_FROM else LOGIT_ROWS
+    logits = positions * base.vocabulary * LOGIT_BYTES
+    return int(PROCESS_BYTES + base.parameters * width + (state + max(kept, gradient) + logits) * SLACK)
+
+
+def largest_micro_batch(facts: Facts, settings: dict[str, Any], micro_batch_tokens: int) -> MicroBatch:
+    """From the rows' mean length and its spread: the step with most tokens, cut where the micro-batch is full."""
+    lengths, in_step = facts.lengths, min(int(settings.get("batch_rows") or 16), max(1, facts.sizes["train"]))
+    shared = 0 if settings.get("dropout") else lengths.head
+    mean = max(1.0, lengths.prompt + lengths.answer - shared)
+    most = min(in_step * mean + LARGEST * math.sqrt(in_step) * lengths.spread, in_step * (lengths.longest - shared))
+    tokens = min(float(micro_batch_tokens), most)
+    rows = max(1.0, min(in_step, in_step * tokens / most))
+    soft = settings.get("total_virtual_tokens") or 0
+    longest = max(mean, min(tokens, lengths.longest - shared))
+    return MicroBatch(shared + soft, max(tokens, longest), rows, longest, rows * lengths.answer)
+
+
+def activations(
+    base: BaseFacts, learned: Learned, batch: MicroBatch, width: int, *, dropout: bool, recompute: bool
+) -> float:
+    """Bytes kept for the backward pass, logits left out."""
+    if recompute:
+        one = activations(replace(base, layers=1), learned, batch, width, dropout=dropout, recompute=False)
+        return one + base.layers * (batch.head + batch.tokens) * base.hidden_size * width
+    h, k, wide = base.hidden_size, base.kv_heads * base.head_dim, base.intermediate_size
+    tokens = batch.head + batch.tokens
+    each = 2 * h * 4 + 3 * wide * width
+    if learned.inputs:
+        each += (3 * h + wide) * width + 7 * learned.rank * width
+    if learned.whole:
+        each += 2 * h * width
+    if dropout and learned.rank:
+        each += 2 * (6 * h + wide) * width
+    attended = batch.head + batch.longest
+    padded = batch.rows * batch.longest
+    weights = base.heads * padded * attended
+    attention = padded * h * width
+    if weights > EXPLICIT_WEIGHTS:
+        attention += (2 * batch.rows * attended + padded) * h * width
+    else:
+        attention += 2 * batch.rows * attended * k * width + weights * (4 if width == 4 else 6)
+    before = 2 * tokens * h * width if dropout and not learned.rank else 0.0
+    return base.layers * (tokens * each + attention) + before
+
+
+def learned_by(technique: str, settings: dict[str, Any], base: BaseFacts) -> Learned:
+    """Parameters by technique; a technique of the user's is taken as a LoRA of rank 16."""
+    if is_whole(technique):
+        return Learned(base.parameters, whole=True)
+    if (soft := settings.get("total_virtual_tokens")) and "rank" not in settings:
+        return Learned(int(soft) * base.hidden_size, whole=False, inputs=False)
+    rank = int(settings.get("rank") or 16)
+    h, q, k, wide = base.hidden_size, base.heads * base.head_dim, base.kv_heads * base.head_dim, base.intermediate_size
+    each = 2 * (h + q) + 2 * (h + k) + 3 * (h + wide)
+    return Learned(base.layers * rank * each, whole=False, rank=rank)
+
+
+def is_whole(technique: str) -> bool:
+    """Whether all weights learn; unknown techniques of the user's are taken as small."""
+    return technique == "sft"

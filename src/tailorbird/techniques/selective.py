@@ -1,0 +1,105 @@
+"""Selective updating: a few of the base's own parameters learn, the rest stays as it is.
+
+`biases`: Ben Zaken et al. 2022, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
+Language-models", §3: all bias terms, those of normalization layers among them. `norms`: the gains (and biases) of the
+normalization layers (Zhao et al. 2024, "Tuning LayerNorm in Attention", §3). `last_layers`: the last n blocks.
+Not parameters beside the base as in LoRA: nothing is added, an answer costs what the base's own costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tailorbird.artifacts.parts import Decode, Parts, Prompt
+from tailorbird.errors import SpecError
+from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.types import BaseFacts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from tailorbird.engine.model import Model
+    from tailorbird.engine.train import Trainable
+
+
+class SelectiveSettings(TrainingSettings):
+    """Settings of `selective`."""
+
+    update: Literal["biases", "norms", "last_layers"] = Field(
+        "last_layers", description="Which parameters of the base learn: all biases, the norms, or the last blocks."
+    )
+    layers: int | None = Field(
+        None, ge=1, le=1000, description="last_layers: how many blocks, counted from the end (1 when not given)."
+    )
+
+    @model_validator(mode="after")
+    def _layers_of_last_layers(self) -> SelectiveSettings:
+        if self.layers is not None and self.update != "last_layers":
+            raise ValueError(f"layers is for update: last_layers, and update is {self.update}")
+        return self
+
+
+class Selective(Trained):
+    name = "selective"
+    citation = "Ben Zaken et al. 2022, BitFit: Simple Parameter-efficient Fine-tuning (biases)"
+    Settings = SelectiveSettings
+    makes = frozenset({"delta"})
+    beside = frozenset({"soft", "low_rank", "peft", "weights"})
+
+    def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> SelectiveSettings:
+        """A few vectors stand a rate ten times that of whole blocks."""
+        large = rows >= 2000
+        vectors = asked.get("update", "last_layers") != "last_layers"
+        rate = (5e-3 if vectors else 5e-4) if large else (2e-3 if vectors else 2e-4)
+        defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
+        return SelectiveSettings.model_validate({**defaults, **asked})
+
+    def trainable(self, model: Model, settings: SelectiveSettings, generator: torch.Generator) -> Trainable:
+        from tailorbird.engine.low_rank import base_parameters
+        from tailorbird.engine.train import Trainable
+
+        own = base_parameters(model.network)
+        wanted = _wanted(model.network, own, settings)
+        chosen = [name for name in own if name in wanted]
+        if not chosen:
+            raise SpecError(
+                f"this base ({type(model.network).__name__}) has no {settings.update} to update",
+                remedy="set update: norms or update: last_layers; many bases (Llama, SmolLM2) have no biases at all",
+            )
+        for name in chosen:
+            own[name].requires_grad_(True)
+        return Trainable({name: own[name] for name in chosen})
+
+    def parts(
+        self, tensors: Mapping[str, Tensor], settings: SelectiveSettings, prompt: Prompt, decode: Decode
+    ) -> Parts:
+        return Parts(prompt, decode, delta=dict(tensors))
+
+
+def _wanted(network: nn.Module, own: Mapping[str, nn.Parameter], settings: SelectiveSettings) -> set[str]:
+    """Names of the parameters that learn."""
+    if settings.update == "biases":
+        return {name for name in own if name.rpartition(".")[2] == "bias"}
+    if settings.update == "norms":
+        norms = {name for name, module in network.named_modules() if "Norm" in type(module).__name__}
+        return {name for name in own if name.rpartition(".")[0] in norms}
+    blocks = _blocks(network)
+    count = settings.layers or 1
+    if count > len(blocks):
+        raise SpecError(f"this base has {len(blocks)} blocks, the last {count} are asked for", remedy="fewer layers")
+    return {name for name in own if name.startswith(tuple(f"{block}." for block in blocks[-count:]))}
+
+
+def _blocks(network: nn.Module) -> list[str]:
+    """Names of the base's blocks, first to last: the list of modules that is as long as its config says."""
+    from torch.nn import ModuleList
+
+    depth: int = network.config.num_hidden_layers  # type: ignore[union-attr, assignment]
+    for name, module in network.named_modules():
+        if isinstance(module, ModuleList) and len(module) == depth:
+            return [f"{name}.{number}" for number in range(depth)]
+    raise SpecError(f"the blocks of {type(network).__name__} were not found", remedy="update: norms or biases")

@@ -1,0 +1,146 @@
+"""The largest micro-batch is found and tried; what does not fit is cut, then recomputed, then refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tailorbird import store, tasks, techniques
+from tailorbird.bases.facts import base_facts
+from tailorbird.customize import Compute, Job, customize
+from tailorbird.engine import rehearse_memory as rehearsing
+from tailorbird.engine.batches import RowSource
+from tailorbird.engine.memory import out_of_memory
+from tailorbird.engine.train import Trainable
+from tailorbird.errors import ResourceError
+from tailorbird.testing import tiny_rows
+from tailorbird.types import Train, Tuning
+
+from .test_packing import encoded
+
+
+def test_the_largest_micro_batch_of_all_steps_is_found() -> None:
+    source = RowSource(encoded(), batch_rows=3, micro_batch_tokens=20, seed=0)
+
+    def size(batch: Any) -> int:
+        lengths = [end - start + 1 for start, end in zip(batch.packed.starts, batch.packed.ends, strict=True)]
+        return sum(lengths) + len(lengths) * max(lengths)
+
+    found = rehearsing.largest_batch(source, 6)
+    assert size(found) == max(size(batch) for step in range(6) for batch in source.next(step))
+
+
+def test_what_the_optimizer_will_hold_is_counted_to_the_byte() -> None:
+    """1000 in fp32: moments 8000, sums 4000; 10 in bf16: the same and a master, 160. L2-SP: the start, 4040 more."""
+    parameters = {"a": torch.nn.Parameter(torch.zeros(1000)), "b": torch.nn.Parameter(torch.zeros(10).bfloat16())}
+    assert rehearsing.optimizer_bytes(Trainable(parameters)) == 12_000 + 160
+    assert rehearsing.optimizer_bytes(Trainable(parameters), l2_to_start=1.0) == 16_000 + 200
+
+
+def test_errors_that_mean_out_of_memory_are_known() -> None:
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert out_of_memory(raised.value)
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.fixture
+def job(base: Path, tmp_path: Path) -> Job:
+    rows = tiny_rows(10)
+    facts = base_facts(base)
+    task = tasks.build("classify", instruction="Name it.", labels=tasks.labels_in(rows))
+    settings = techniques.get("lora").settings({"epochs": 1, "batch_rows": 8}, facts, 8).model_dump()
+    compute = Compute(threads=1, micro_batch_tokens=4096)
+    return Job(
+        "lora", "lora", settings, {}, facts, task, Train(rows[:8]), Tuning(rows[8:]), 0, compute, tmp_path / "work"
+    )  # fmt: skip
+
+
+def tried(monkeypatch: pytest.MonkeyPatch, megabytes: Any) -> list[int]:
+    """`rehearse_memory` told what it finds: a function of the micro-batch's rows, which are noted."""
+    rows: list[int] = []
+
+    def rehearse(model: Any, trainable: Any, loss: Any, batch: Any, **_: Any) -> float:
+        rows.append(len(batch.packed.starts))
+        found = megabytes(rows[-1], model)
+        if isinstance(found, BaseException):
+            raise found
+        return float(found)
+
+    monkeypatch.setattr(rehearsing, "rehearse_memory", rehearse)
+    return rows
+
+
+@pytest.mark.parametrize("error", [None, MemoryError(), torch.OutOfMemoryError("out of memory")])
+def test_a_micro_batch_that_is_too_large_is_halved_before_step_1_and_said(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    whole = customize(replace(job, work=tmp_path / "whole"), tmp_path / "made")
+    rows = tried(monkeypatch, lambda count, _: (error or 900.0) if count > 2 else 90.0)
+    cut = replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20))
+    facts = customize(cut, tmp_path / "cut")
+    assert rows[0] == 8 and rows[-1] <= 2 and rows == sorted(rows, reverse=True)
+    assert facts["micro_batch_tokens"] < whole["micro_batch_tokens"] and not facts["recompute"]
+    assert any("cut to" in note for note in facts["notes"])
+    logs = [store.read_jsonl(folder / "log.jsonl") for folder in (tmp_path / "whole", job.work)]
+    for a, b in zip(*logs, strict=True):  # the same step, in other pieces
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-5)
+
+
+def test_the_choice_is_kept_and_said_again_when_the_training_goes_on(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried(monkeypatch, lambda count, _: 900.0 if count > 2 else 90.0)
+    cut = replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20))
+    first = customize(cut, tmp_path / "cut")
+    rows = tried(monkeypatch, lambda count, _: 900.0)
+    again = customize(replace(cut, notes=[]), tmp_path / "again")
+    assert rows == []
+    assert (again["micro_batch_tokens"], again["notes"]) == (first["micro_batch_tokens"], first["notes"])
+
+
+def test_when_the_longest_row_alone_is_too_large_layers_are_computed_again(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recomputes(model: Any) -> bool:
+        return "forward" in vars(model.layers[0])
+
+    rows = tried(monkeypatch, lambda count, model: 90.0 if recomputes(model) else 900.0)
+    facts = customize(replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20)), tmp_path / "made")
+    assert rows[-2:] == [1, 1]
+    assert facts["recompute"] is True
+
+
+def test_what_does_not_fit_at_all_is_refused_with_what_would_do(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried(monkeypatch, lambda count, _: 900.0)
+    with pytest.raises(ResourceError, match=r"training lora takes about 0\.9 GB .* and 0\.1 GB may be used") as raised:
+        customize(replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20)), tmp_path / "made")
+    assert raised.value.exit_code == 6
+    assert "raise limits.memory_gb" in str(raised.value)
+
+
+def test_out_of_memory_later_says_what_to_set(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tailorbird.engine.optimizer import Optimizer
+
+    def step(self: Optimizer, rate: float, scale: float) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Optimizer, "step", step)
+    with pytest.raises(ResourceError, match="lora ran out of memory") as raised:
+        customize(job, tmp_path / "made")
+    assert "limits.memory_gb" in str(raised.value)
+
+
+def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path: Path) -> None:
+    facts = customize(job, tmp_path / "made")
+    assert facts["micro_batch_tokens"] == 4096 and facts["recompute"] is False
+    kept = store.read_json(job.work / "memory.json")
+    assert kept["said"] == [] and (kept["peak_memory_mb"] is None or kept["peak_memory_mb"] > 0)

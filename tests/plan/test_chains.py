@@ -1,0 +1,90 @@
+"""`after:`: what a contestant may start from is known before anything is computed, and each mistake has its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailorbird import spec as specs
+from tailorbird.errors import SpecError
+from tailorbird.plan import make_plan, wrong_settings
+from tailorbird.plan.chains import Link, problems
+from tailorbird.plan.document import Plan
+
+from .conftest import make_facts, make_spec
+
+
+def after(technique: str, parent: str, label: str | None = None) -> dict[str, Any]:
+    return {"label": label or technique, "technique": technique, "after": parent}
+
+
+def test_a_chain_is_planned_as_it_is_written() -> None:
+    plan = make_plan(make_spec(contestants=["zero_shot", "sft", after("lora", "sft")]), make_facts())
+    assert plan.entrant("lora").after == "sft"
+    assert plan.entrant("sft").after is None
+    assert Plan.from_dict(plan.as_dict()) == plan
+
+
+@pytest.mark.parametrize(
+    ("links", "wrong"),
+    [
+        ([Link("a", "lora", "a")], {"a": "goes in a circle: a after a"}),
+        (
+            [Link("a", "lora", "b"), Link("b", "sft", "c"), Link("c", "sft", "a"), Link("d", "lora", "a")],
+            {
+                "a": "goes in a circle: a after b after c after a",
+                "b": "goes in a circle: b after c after a after b",
+                "c": "goes in a circle: c after a after b after c",
+            },
+        ),
+        ([Link("lora", "lora", None), Link("a", "sft", "lroa")], {"a": "no contestant is called `lroa`"}),
+        ([Link("majority", "majority", None), Link("a", "sft", "majority")], {"a": "`majority` is not made here"}),
+        ([Link("today", None, None), Link("a", "sft", "today")], {"a": "`today` is not made here"}),
+        ([Link("x", "lora", None), Link("today", None, "x")], {"today": "only a technique can start"}),
+        ([Link("f", "few_shot", None), Link("a", "lora", "f")], {"a": "`f` is a prompt, and its weights are"}),
+        ([Link("p", "prompt_tuning", None), Link("z", "zero_shot", "p")], {"z": "zero_shot has no use for soft"}),
+        ([Link("l", "lora", None), Link("s", "selective", "l"), Link("w", "sft", "s")], {}),
+        ([Link("s", "sft", None), Link("e", "selective", "s"), Link("f", "few_shot", "e")], {}),
+        ([Link("a", "lora", "runs/other:sft"), Link("b", "my.file:Mine", "a"), Link("c", "lora", "b")], {}),
+    ],
+)
+def test_what_cannot_follow_is_said(links: list[Link], wrong: dict[str, str]) -> None:
+    found = dict(problems(links))
+    assert found.keys() == wrong.keys()
+    assert all(found[label].startswith(words) for label, words in wrong.items())
+
+
+def test_every_wrong_link_has_its_line_and_all_are_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "base: smollm2-135m\ndata: rows.csv\ncontestants:\n- {label: a, technique: lora, after: b}\n"
+        "- {label: b, technique: lora, after: a}\n- label: c\n  technique: sft\n  after: lorra\n"
+    )
+    with pytest.raises(SpecError) as said:
+        specs.load(path, check=wrong_settings)
+    text = str(said.value)
+    assert "line 4: contestants.a.after: goes in a circle: a after b after a" in text
+    assert "line 5: contestants.b.after: goes in a circle: b after a after b" in text
+    assert "line 8: contestants.c.after: no contestant is called `lorra`" in text
+    with pytest.raises(SpecError, match=r"contestants\.a\.after: goes in a circle"):
+        make_plan(specs.load(path), make_facts())
+
+
+def test_a_child_of_a_skipped_parent_is_skipped_with_the_reason() -> None:
+    facts = make_facts()
+    spec = make_spec(
+        contestants=["zero_shot", "sft", after("lora", "sft"), after("prompt_tuning", "lora", "deep")],
+        limits={"memory_gb": 3.0},
+    )
+    plan = make_plan(spec, facts)
+    assert [e.state for e in plan.entrants] == ["planned", "skipped", "skipped", "skipped"]
+    assert plan.entrant("lora").note == "it starts from sft, which is skipped"
+    assert plan.entrant("deep").note == "it starts from lora, which is skipped"
+
+
+def test_layers_of_other_updates_are_refused_in_the_techniques_own_words() -> None:
+    wrong = {"selective": {"update": "norms", "layers": 2}}
+    with pytest.raises(SpecError, match="selective: layers is for update: last_layers, and update is norms"):
+        make_plan(make_spec(contestants=["zero_shot", wrong]), make_facts())

@@ -1,0 +1,130 @@
+"""Peak memory from shapes, by hand on small numbers; and what is chosen to stay within a limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tailorbird.plan import Facts, Lengths, make_plan
+from tailorbird.plan.memory import (
+    Learned,
+    MicroBatch,
+    activations,
+    choose,
+    largest_micro_batch,
+    learned_by,
+    training_bytes,
+)
+from tailorbird.types import BaseFacts
+
+from .conftest import BASE, SIZES, make_facts, make_spec
+
+LONG = Lengths(head=30, prompt=362.0, answer=53.0, longest=800, spread=110.0)
+TINY = replace(BASE, layers=2, hidden_size=8, intermediate_size=16, heads=2, kv_heads=1, head_dim=4, vocabulary=100)
+
+
+def long_rows(**changes: Any) -> Facts:
+    return make_facts(lengths=LONG, **changes)
+
+
+def test_the_largest_micro_batch_is_the_mean_and_two_and_a_half_deviations() -> None:
+    """16 rows of 38 + 4 - 25 = 17 tokens behind the head, deviation 6: 16 x 17 + 2.5 x 4 x 6 = 332."""
+    facts = make_facts(lengths=Lengths(head=25, prompt=38.0, answer=4.0, longest=120, spread=6.0))
+    assert largest_micro_batch(facts, {"batch_rows": 16}, 4096) == MicroBatch(25, 332, 16, 95, 64)
+    cut = largest_micro_batch(facts, {"batch_rows": 16}, 166)
+    assert (cut.tokens, cut.rows, cut.answers) == (166, 8, 32)
+    own_heads = largest_micro_batch(facts, {"batch_rows": 16, "dropout": 0.1}, 4096)
+    assert (own_heads.head, own_heads.tokens) == (0, 16 * 42 + 60)
+    assert largest_micro_batch(facts, {"batch_rows": 16, "total_virtual_tokens": 20}, 4096).head == 45
+
+
+def test_activations_counted_by_hand() -> None:
+    """h 8, k 4, I 16, fp32. 3 shared and 10 row tokens in 2 rows, the longest 6; so 12 padded, 9 looked back at.
+
+    Frozen base: 13 x (2 x 8 x 4 + 3 x 16 x 4) + queries 12 x 8 x 4 + keys and values 2 x 2 x 9 x 4 x 4
+                 + weights 2 x 12 x 9 x 4 = 3328 + 384 + 576 + 864 = 5152 a layer.
+    """
+    batch = MicroBatch(head=3, tokens=10, rows=2, longest=6, answers=4)
+    frozen, whole = Learned(160, whole=False, inputs=False), Learned(1000, whole=True)
+    low_rank = Learned(300, whole=False, rank=4)
+    how: dict[str, Any] = {"dropout": False, "recompute": False}
+    assert activations(TINY, frozen, batch, 4, **how) == 2 * 5152
+    assert activations(TINY, low_rank, batch, 4, **how) == 2 * (5152 + 13 * (3 * 8 + 16 + 7 * 4) * 4)
+    assert activations(TINY, whole, batch, 4, **how) == 2 * (5152 + 13 * (3 * 8 + 16 + 2 * 8) * 4)
+    assert activations(TINY, frozen, batch, 4, dropout=False, recompute=True) == 5152 + 2 * 13 * 8 * 4
+    assert activations(TINY, frozen, batch, 4, dropout=True, recompute=False) == 2 * 5152 + 2 * 13 * 8 * 4
+    assert (
+        activations(TINY, low_rank, batch, 4, dropout=True, recompute=False)
+        - activations(TINY, low_rank, batch, 4, **how)
+        == 2 * 13 * 2 * (6 * 8 + 16) * 4
+    )
+
+
+def test_what_is_learned_is_counted() -> None:
+    """SmolLM2-135M's 30 layers of seven linear layers at rank 16: 4,884,480, as PEFT counts them."""
+    assert learned_by("lora", {"rank": 16}, BASE).parameters == 4_884_480
+    assert learned_by("prompt_tuning", {"total_virtual_tokens": 20}, BASE).parameters == 20 * 576
+    assert learned_by("sft", {}, BASE) == Learned(BASE.parameters, whole=True)
+
+
+def test_each_setting_that_takes_memory_is_counted() -> None:
+    def needed(technique: str, dtype: str = "float32", **settings: Any) -> int:
+        return training_bytes(long_rows(), technique, {"batch_rows": 16, **settings}, dtype, 4096)
+
+    assert needed("sft", l2_to_start=1.0) - needed("sft") == pytest.approx(4 * BASE.parameters, rel=0.1)
+    assert needed("lora", rank=16, dropout=0.1) > needed("lora", rank=16)
+    assert needed("lora", rank=64) > needed("lora", rank=16) > needed("prompt_tuning", total_virtual_tokens=20)
+    assert needed("lora", "bfloat16", rank=16) < needed("lora", rank=16)
+    assert needed("lora", rank=16, batch_rows=1) < needed("lora", rank=16)
+
+
+def test_micro_batches_are_halved_then_layers_recomputed_until_it_fits() -> None:
+    settings = {"batch_rows": 16, "rank": 16}
+
+    def chosen(limit: float) -> tuple[int, bool, bool]:
+        found = choose(long_rows(), "lora", settings, "float32", 4096, int(limit))
+        assert not found.fits or found.memory_bytes <= limit
+        return found.micro_batch_tokens, found.recompute, found.fits
+
+    steps = [chosen(gigabytes * 1e9) for gigabytes in (16, 5, 3.5, 2.4, 0.5)]
+    assert steps[0] == (4096, False, True)
+    assert 770 <= steps[2][0] < steps[1][0] < 4096
+    assert steps[3][1:] == (True, True)
+    assert steps[4] == (770, True, False)
+
+
+def test_the_plan_says_what_was_chosen_before_anything_is_computed() -> None:
+    roomy, tight = (
+        make_plan(make_spec(contestants=["lora"], limits={"memory_gb": gigabytes}), long_rows()).entrant("lora")
+        for gigabytes in (16, 2.5)
+    )
+    assert (roomy.micro_batch_tokens, roomy.recompute) == (4096, False)
+    assert tight.micro_batch_tokens < 4096
+    assert tight.memory_bytes <= 2.5e9 < roomy.memory_bytes
+    refused = make_plan(make_spec(contestants=["lora"], limits={"memory_gb": 0.7}), long_rows()).entrant("lora")
+    assert refused.state == "skipped"
+    assert "of memory at the least, 0.7 GB may be used" in str(refused.note)
+
+
+def test_recomputing_takes_longer() -> None:
+    plans = [
+        make_plan(make_spec(contestants=["sft"], dtype="float32", limits={"memory_gb": gb}), long_rows(sizes=SIZES))
+        for gb in (16, 3.6)
+    ]
+    fast, slow = (plan.entrant("sft") for plan in plans)
+    assert (fast.recompute, slow.recompute) == (False, True)
+    assert 1.1 < slow.seconds / fast.seconds < 1.4
+
+
+def test_the_base_facts_are_all_that_is_known_of_the_model() -> None:
+    """No file of the base is read: the figure is there before anything is fetched or loaded."""
+    facts = long_rows(base=BaseFacts(**{**vars_of(BASE), "folder": "/nowhere"}))
+    assert training_bytes(facts, "sft", {"batch_rows": 16}, "float32", 4096) > 4e9
+
+
+def vars_of(facts: BaseFacts) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(facts)
