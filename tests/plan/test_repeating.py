@@ -127,6 +127,19 @@ def test_the_plan_is_read_back_equal_and_says_it_in_words() -> None:
     assert told(replace(plan.entrant("lora"), tune=None, seeds=1, curve=())) == []
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if get(name).trained])
+def test_a_training_s_rate_and_length_are_searched_around_its_own_defaults(name: str) -> None:
+    space = get(name).search_space(BASE, 300)
+    assert {"learning_rate", "epochs", "batch_rows"} <= set(space)
+
+
+def test_a_range_goes_around_the_default_that_other_settings_lead_to() -> None:
+    """IA3 trains vectors, whose rate is twenty times that of DoRA's matrices."""
+    dora, ia3 = (get("peft").search_space(BASE, 300, {"method": m})["learning_rate"] for m in ("dora", "ia3"))
+    assert dora.high < ia3.high
+    assert (dora.holds(5e-4), ia3.holds(5e-4)) == (True, False)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rows", [10, 300, 5000])
 def test_every_end_of_a_declared_range_is_a_setting_that_the_technique_takes(name: str, rows: int) -> None:

@@ -66,7 +66,7 @@ def _tune(claims: Claims, contestant: Contestant, technique: Technique, facts: F
     path = ("contestants", contestant.label, "tune")
     if not facts.sizes["tuning"]:
         claims.problem("needs Tuning rows, and there are none: give split.tuning", *path)
-    declared = technique.search_space(facts.base, facts.sizes["train"])
+    declared = technique.search_space(facts.base, facts.sizes["train"], contestant.settings)
     if asked.over is None:
         space = {name: found for name, found in declared.items() if name not in contestant.settings}
         if not space:

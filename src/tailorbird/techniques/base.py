@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tailorbird.engine.model import Model
     from tailorbird.engine.train import Trainable
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 ALL_TASKS = frozenset({"classify", "answer", "write"})
 
 
@@ -87,8 +89,8 @@ class Technique:
         """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
         return {}
 
-    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
-        """Settings that tuning may search, and within which range."""
+    def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
+        """Settings that tuning may search, and within which range, beside those that were `asked` for."""
         return {}
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> Any:
@@ -101,13 +103,13 @@ class Trained(Technique):
 
     trained = True
 
-    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+    def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
         """Around the technique's own defaults; the learning rate matters most, and its right size is least known."""
-        defaults = self.defaults(base, rows)
+        own = self.settings(asked, base, rows).model_dump()
         space = {"batch_rows": choice(8, 16, 32), "weight_decay": choice(0.0, 0.01, 0.1)}
-        if rate := defaults.get("learning_rate"):
+        if rate := own.get("learning_rate"):
             space = {"learning_rate": around(rate, 5.0), **space}
-        if epochs := defaults.get("epochs"):
+        if epochs := own.get("epochs"):
             space["epochs"] = whole(max(1, epochs // 2), 2 * epochs)
         if "dropout" in self.Settings.model_fields:
             space["dropout"] = choice(0.0, 0.05, 0.1)

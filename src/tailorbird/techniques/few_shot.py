@@ -6,14 +6,14 @@ default: on the default base 12 examples gave 0.57, 24 gave 0.56, 48 gave 0.36.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tailorbird.artifacts.parts import KINDS, Parts, Prompt
 from tailorbird.errors import DataError
-from tailorbird.techniques.base import Prompted, SearchContext, some_of_each_label
+from tailorbird.techniques.base import NOTHING, Prompted, SearchContext, some_of_each_label
 from tailorbird.techniques.ranges import Range, whole
 from tailorbird.types import BaseFacts, Row
 
@@ -37,7 +37,7 @@ class FewShot(Prompted):
     Settings = FewShotSettings
     beside = frozenset(KINDS)
 
-    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
+    def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
         return {"examples": whole(1, 4)}
 
     def search(self, ctx: SearchContext, settings: FewShotSettings) -> Parts:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Trained, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -48,8 +48,8 @@ class Lora(Trained):
         large = rows >= 2000
         return {"learning_rate": 1e-3 if large else 5e-4, "epochs": 3, "batch_rows": 32 if large else 16}
 
-    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
-        return {**super().search_space(base, rows), "rank": choice(8, 16, 32, 64)}
+    def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
+        return {**super().search_space(base, rows, asked), "rank": choice(8, 16, 32, 64)}
 
     def trainable(self, model: Model, settings: LoraSettings, generator: torch.Generator) -> Trainable:
         from tailorbird.engine import low_rank

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Trained, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -45,8 +45,8 @@ class PromptTuning(Trained):
         large = rows >= 2000
         return {"learning_rate": 0.05, "epochs": 3 if large else 6, "batch_rows": 32 if large else 16}
 
-    def search_space(self, base: BaseFacts, rows: int) -> dict[str, Range]:
-        return {**super().search_space(base, rows), "total_virtual_tokens": choice(10, 20, 50)}
+    def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
+        return {**super().search_space(base, rows, asked), "total_virtual_tokens": choice(10, 20, 50)}
 
     def trainable(self, model: Model, settings: PromptTuningSettings, generator: torch.Generator) -> Trainable:
         import torch
