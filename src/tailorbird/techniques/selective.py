@@ -63,7 +63,7 @@ class Selective(Trained):
         from tailorbird.engine.train import Trainable
 
         own = base_parameters(model.network)
-        wanted = _wanted(model.network, own, settings)
+        wanted = _wanted(model, own, settings)
         chosen = [name for name in own if name in wanted]
         if not chosen:
             raise SpecError(
@@ -80,26 +80,16 @@ class Selective(Trained):
         return Parts(prompt, decode, delta=dict(tensors))
 
 
-def _wanted(network: nn.Module, own: Mapping[str, nn.Parameter], settings: SelectiveSettings) -> set[str]:
+def _wanted(model: Model, own: Mapping[str, nn.Parameter], settings: SelectiveSettings) -> set[str]:
     """Names of the parameters that learn."""
+    network: nn.Module = model.network
     if settings.update == "biases":
         return {name for name in own if name.rpartition(".")[2] == "bias"}
     if settings.update == "norms":
         norms = {name for name, module in network.named_modules() if "Norm" in type(module).__name__}
         return {name for name in own if name.rpartition(".")[0] in norms}
-    blocks = _blocks(network)
-    count = settings.layers or 1
+    blocks, count = list(model.layers), settings.layers or 1
     if count > len(blocks):
         raise SpecError(f"this base has {len(blocks)} blocks, the last {count} are asked for", remedy="fewer layers")
-    return {name for name in own if name.startswith(tuple(f"{block}." for block in blocks[-count:]))}
-
-
-def _blocks(network: nn.Module) -> list[str]:
-    """Names of the base's blocks, first to last: the list of modules that is as long as its config says."""
-    from torch.nn import ModuleList
-
-    depth: int = network.config.num_hidden_layers  # type: ignore[union-attr, assignment]
-    for name, module in network.named_modules():
-        if isinstance(module, ModuleList) and len(module) == depth:
-            return [f"{name}.{number}" for number in range(depth)]
-    raise SpecError(f"the blocks of {type(network).__name__} were not found", remedy="update: norms or biases")
+    learned = {id(parameter) for block in blocks[-count:] for parameter in block.parameters()}
+    return {name for name, parameter in own.items() if id(parameter) in learned}
