@@ -187,7 +187,7 @@ def test_every_way_of_computing_a_training_takes_the_same_trajectory(
     """Nine steps: losses agree point by point to 1e-9, and do not drift apart (their mean to 1e-10)."""
     start = {name: p.detach().clone() for name, p in bench.trainable.parameters.items()}
     reference = trajectory(bench, start, tmp_path / "reference", dropout=dropout)
-    assert len(set(reference)) == len(reference)  # every step met other rows or other weights
+    assert sum(reference[-3:]) < sum(reference[:3])  # the same rows, two epochs later
     for name, variant in VARIANTS.items():
         with monkeypatch.context() as patched:
             if "explicit" in variant:
