@@ -144,3 +144,13 @@ def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path:
     assert facts["micro_batch_tokens"] == 4096 and facts["recompute"] is False
     kept = store.read_json(job.work / "memory.json")
     assert kept["said"] == [] and (kept["peak_memory_mb"] is None or kept["peak_memory_mb"] > 0)
+
+
+def test_the_plan_counts_with_the_engine_s_own_thresholds() -> None:
+    """The plan imports no torch, so it says them again."""
+    from tailorbird.engine import model, segments
+    from tailorbird.plan import memory
+
+    assert memory.EXPLICIT_WEIGHTS == segments.EXPLICIT_WEIGHTS
+    assert memory.LOGIT_ROWS == model.LOGIT_ROWS
+    assert memory.LOGIT_CHUNKS_FROM == 4 * model.LOGIT_ROWS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tailorbird.engine import segments
 from tailorbird.engine.batches import Encoded, RowSource, shared_head
 from tailorbird.engine.model import Model
-from tailorbird.engine.segments import pack
+from tailorbird.engine.segments import few_sizes, pack
 from tailorbird.engine.train import token_loss
 
 TOKENS = st.lists(st.integers(0, 250), min_size=1, max_size=9)
@@ -69,6 +69,42 @@ def test_long_rows_take_the_fused_kernel_and_agree(exact: Model, monkeypatch: py
         monkeypatch.setattr(segments, "EXPLICIT_WEIGHTS", 0)
         fused = exact.forward(pack(rows, head=[1, 2, 3]))
     assert torch.allclose(explicit, fused, atol=1e-9)
+
+
+@given(count=st.integers(1, 100_000))
+def test_a_size_is_rounded_up_by_a_sixteenth_at_most(count: int) -> None:
+    rounded = few_sizes(count)
+    assert count <= rounded <= max(count + 7, count * 17 / 16)
+    assert few_sizes(rounded) == rounded
+
+
+def test_batches_of_all_lengths_come_in_few_sizes() -> None:
+    """Sixteen between powers of two, of the flat sequence, the longest row and the supervised places: each new size is
+    a new kernel, kept for good."""
+    rows = [Encoded((1, *range(n), 2), (*[False] * (n + 1), True)) for n in range(1, 400)]
+    batches = [RowSource([row], batch_rows=1, micro_batch_tokens=999, seed=0).everything()[0] for row in rows]
+    for sizes in (
+        {b.packed.ids.numel() for b in batches},
+        {b.packed.segments.gather.shape[1] for b in batches},
+    ):
+        assert len(sizes) <= 16 + 16 + 10
+    assert {b.places.numel() for b in batches} == {8}
+
+
+def test_tokens_of_no_row_change_nothing_and_learn_nothing(exact: Model) -> None:
+    rows = [[5, 6, 7], [9]]
+    batch = pack(rows, head=[1, 2])
+    assert batch.segments.padding == 2
+    batch.ids[-2:] = torch.tensor([77, 78])
+    plain = pack(rows, head=[1, 2])
+    with torch.no_grad():
+        assert torch.equal(exact.forward(batch)[:-2], exact.forward(plain)[:-2])
+    source = RowSource([Encoded((1, 2, 3), (False, False, True))] * 2, batch_rows=2, micro_batch_tokens=99, seed=0)
+    embeddings = gradients(exact, source)[
+        next(name for name, p in exact.network.named_parameters() if p is exact.embedding_weight)
+    ]
+    if exact.output.weight is not exact.embedding_weight:  # a tied table learns as the output, too
+        assert embeddings.abs().sum(1).nonzero().flatten().tolist() == [1, 2]
 
 
 def encoded(head: int = 4) -> list[Encoded]:

@@ -137,6 +137,18 @@ def test_the_seed_with_the_lowest_tuning_loss_is_handed_out(scripted: World, mak
     assert {"validation", "validation, seed 7", "test, seed 9", "latency"} <= set(view)
 
 
+def test_what_starts_from_one_of_several_seeds_starts_from_the_one_that_is_handed_out(
+    scripted: World, maker: Maker
+) -> None:
+    scripted.write(
+        "[zero_shot, {lora: {learning_rate: 0.01}, seeds: 3}, {sft: {}, label: child, after: lora}]", seed="0"
+    )
+    finished = scripted.run()
+    child = next(job for job in maker.jobs if job.label == "child")
+    assert child.parent == finished.folder / row_of(finished.comparison)["artifact"]
+    assert store.read_json(child.parent / "prompt.json")["seed"] == 0  # the lowest loss, and not the last made
+
+
 def test_latency_and_forgetting_are_measured_once_and_scores_told_once(scripted: World, maker: Maker) -> None:
     scripted.write("[zero_shot, {lora: {}, seeds: 3}]")
     scripted.run()
