@@ -203,8 +203,7 @@ def _behind_head(
 
     query (S, H, Q, D), head (1, G, h, D) twice, key and value (S, G, K, D), mask (Q, K) or (S, 1, Q, K) over the own
     keys -> (S, H, Q, D). All rows' queries meet the head in one product; the two parts, each normalized by itself, are
-    weighted by their shares of the common denominator. For inference: 9 x as fast as copies at 180 rows of 22 tokens
-    behind 1,600.
+    weighted by their shares of the common denominator. For inference.
     """
     rows, groups, size = query.shape[0], key.shape[1], query.shape[3]
     asked = query.reshape(rows, groups, -1, size)  # (S, G, H/G * Q, D)
