@@ -86,7 +86,7 @@ def test_it_has_the_names_that_others_rely_on() -> None:
         "recommendation", "verdicts",
     }  # fmt: skip
     assert set(row(comparison, "lora")) >= {
-        "label", "kind", "technique", "base", "state", "after_test", "seeds", "interval_is_about", "meets",
+        "label", "kind", "technique", "base", "state", "after", "after_test", "seeds", "interval_is_about", "meets",
         "validation", "test", "versus_best", "versus_base", "slices",
         "forgetting", "cost", "settings", "artifact", "note",
     }  # fmt: skip

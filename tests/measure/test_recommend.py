@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailorbird.measure import reasons
 from tailorbird.measure.compare import compare
 from tailorbird.measure.recommend import Candidate, Recommendation, cheap, further_rows, on_test, recommend
 from tailorbird.measure.tango import tango
@@ -216,6 +217,7 @@ def test_neither_beaten_nor_shown_to_be_as_good_is_undecided() -> None:
         f"but not shown to be better than today: +3.3 points ({_signed(d.low)} to {_signed(d.high)}); "
         f"about {rows} more Validation rows would decide"
     )
+    assert reasons._count(1161) == "1 161"
 
 
 def test_only_those_that_the_label_has_not_beaten_are_undecided() -> None:

@@ -38,9 +38,9 @@ class Record:
     """All that is known of one contestant. `uncalibrated`: the untouched base's measurements, on the zero_shot record
     only.
 
-    `cost` and `forgetting` as they stand in comparison.json. `after_test`: made after Test was seen. `exported_seed`:
-    which of `seeds` the artifact is of. `tuning` and `curve`: the search for its settings and its answer curve, as they
-    stand in comparison.json.
+    `cost` and `forgetting` as they stand in comparison.json. `after_test`: made after Test was seen. `after`: what it
+    started from. `exported_seed`: which of `seeds` the artifact is of. `tuning` and `curve`: the search for its
+    settings and its answer curve, as they stand in comparison.json.
     """
 
     label: str
@@ -62,6 +62,7 @@ class Record:
     meets: Mapping[str, bool | None] = field(default_factory=dict)
     misses: str = ""
     after_test: bool = False
+    after: str | None = None
     exit_code: int = 1
 
     def outcomes(self, split: str) -> tuple[Outcome, ...]:
@@ -239,6 +240,7 @@ def _row(record: Record, task: str, versus: Mapping[str, Mapping[str, Mapping[st
         "technique": record.technique,
         "base": record.base,
         "state": record.state,
+        "after": record.after,
         "after_test": record.after_test,
         "seeds": list(record.seeds),
         **_by_seed(record),

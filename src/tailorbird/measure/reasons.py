@@ -96,7 +96,7 @@ def undecided(decision: _Decision, label: Candidate, unbeaten: Sequence[Candidat
         sentence += f", nor than {_names(others, 'or')}"
     if rows is None:
         return f"{sentence}; too close for any sensible number of further rows to decide"
-    return f"{sentence}; about {rows} more Validation rows would decide"
+    return f"{sentence}; about {_count(rows)} more Validation rows would decide"
 
 
 def none_finished(tried: Sequence[Candidate]) -> str:
@@ -156,6 +156,11 @@ def _better_than_others(decision: _Decision, label: Candidate) -> str:
 def _by_more(decision: _Decision, label: Candidate, nearest: Candidate, rest: Sequence[Candidate]) -> bool:
     least = decision.d(label, nearest).difference
     return all(decision.d(label, o).difference > least for o in rest)
+
+
+def _count(value: int) -> str:
+    """With spaces between thousands, as the tables write it."""
+    return f"{value:,}".replace(",", " ")
 
 
 def _times(ratio: float) -> str:

@@ -112,7 +112,7 @@ def flops(value: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """A whole number with thin spaces between thousands."""
+    """A whole number with spaces between thousands."""
     return f"{round(value):,}".replace(",", " ") if is_number(value) else UNKNOWN
 
 

@@ -71,6 +71,7 @@ def record(shop: Workshop, work: Work, *, after_test: bool = False) -> Record:
         meets=met.meets if technique and done else {},
         misses=met.misses if technique and done else "",
         after_test=after_test,
+        after=entrant.after,
         exit_code=work.exit_code,
     )
 
