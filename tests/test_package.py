@@ -84,6 +84,15 @@ def test_importing_it_loads_nothing_heavy(module: str) -> None:
     assert imported_by(f"import {module}") == set()
 
 
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(own: dict[str, str], spins: str) -> None:
+    bare = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, sys, tailorbird; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    assert run(sys.executable, "-c", code, env={**bare, **own}).stdout.split() == [spins, "False"]
+
+
 def test_check_loads_no_torch(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     words = "card pin rate transfer child fee".split()

@@ -8,7 +8,13 @@ Importing this loads neither torch nor anything else that is slow; names are fet
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Threads of libgomp, which torch brings on Linux, wait for one another spinning for milliseconds. Beside another busy
+    # program a training step took 47 s instead of 1.4 s (benchmarks/bench_busy.py). Read when torch is loaded, so set here.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from tailorbird.api import Comparison, Label, Model, Text, load, run
