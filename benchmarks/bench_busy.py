@@ -2,8 +2,8 @@
 
     python benchmarks/bench_busy.py
 
-A LoRA step on smollm2-135m (32 rows of 20 tokens behind 22 that they share, bf16, two threads), each cell in a process of
-its own, alternating; the median of the steps after the second. Linux: elsewhere torch has another OpenMP library.
+A LoRA step on smollm2-135m (32 rows of 20 tokens behind 22 that they share, bf16, two threads), each cell in a process
+of its own, alternating; the median of the steps after the second. Linux: elsewhere torch has another OpenMP library.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # Threads of libgomp, which torch brings on Linux, wait for one another spinning for milliseconds. Beside another busy
-    # program a training step took 47 s instead of 1.4 s (benchmarks/bench_busy.py). Read when torch is loaded, so set here.
+    # Threads of libgomp, which torch brings on Linux, spin for milliseconds while they wait for one another. Beside
+    # another busy program a training step took 47 s instead of 1.4 s (benchmarks/bench_busy.py). Set here, because it
+    # is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
