@@ -55,7 +55,7 @@ class Bench:
             self.technique.loss(self.model, batch).backward()
             optimizer.collect()
             total += batch.total
-        assert set(optimizer.collected) == set(self.trainable.parameters)
+        assert set(optimizer.sums) == set(self.trainable.parameters)
         return {name: gradient / total for name, gradient in optimizer.sums.items()}
 
 
