@@ -26,7 +26,7 @@ def network(kind: str) -> Any:
     import transformers
 
     sizes = {
-        "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2,
     }  # fmt: skip
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_layers_of_these_kinds_are_computed_by_the_blocks(kind: str, applied: li
     assert applied == ["Attention", "Mlp"] * 2
 
 
-@pytest.mark.parametrize("kind", ["Qwen3", "Gemma2", "Olmo2"])
+@pytest.mark.parametrize("kind", ["Qwen3", "Gemma2"])
 def test_layers_with_more_in_them_are_not_recognized(kind: str) -> None:
     assert layers.install(network(kind)) == []
 
