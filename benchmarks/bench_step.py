@@ -1,9 +1,9 @@
-"""One optimizer step of this source tree against that of another: `python benchmarks/bench_step.py --against OTHER/src`
+"""One optimizer step with our decoder layers against one with transformers' own: `python benchmarks/bench_step.py`
 
-    git worktree add ../before COMMIT     and `--against ../before/src`: a commit against an earlier one
+    --against ../before/src               against another source tree instead (git worktree add ../before COMMIT)
     --technique lora --data pubmedqa      a part of it (both may be given several times)
 
-Both trees train the same rows from the same start, each in a process of its own; the steps are taken in turn, first
+Both sides train the same rows from the same start, each in a process of its own; the steps are taken in turn, first
 one side, then the other, so that whatever else the machine does meets both. Medians of wall and of processor seconds a
 step, the ratio of medians, and the first losses of both. A busy machine changes the seconds, less so the ratios.
 """
@@ -81,6 +81,8 @@ def serve(job: dict[str, Any]) -> None:
     made = rows.token_rows(job["data"], base, count * 4, seed=0)
     encoded = [Encoded(tuple(ids), tuple(flags)) for ids, flags in made]
     model = Model(load_model(base, dtype=job["dtype"]))
+    for layer in model.kernels if job["own_layers"] else ():
+        layer.believed = False
     technique: Any = techniques.get(job["technique"])
     settings = technique.settings(SETTINGS[job["technique"]], base_facts(base), len(encoded))
     trainable = technique.trainable(model, settings, torch.Generator().manual_seed(0))
@@ -98,7 +100,9 @@ def serve(job: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, help="the other tree's src")
+    parser.add_argument(
+        "--against", type=Path, help="the other tree's src; this one, with transformers' own layers, when left out"
+    )
     parser.add_argument("--technique", action="append", choices=TECHNIQUES)
     parser.add_argument("--data", action="append", choices=("banking77", "pubmedqa", "mts-dialog", "self-instruct"))
     parser.add_argument("--base", type=Path, help="a base's folder; smollm2-135m when left out")
@@ -111,8 +115,6 @@ def main() -> None:
     if asked.serve:
         serve(json.loads(asked.serve))
         return
-    if asked.against is None:
-        parser.error("--against: which other tree?")
     from tailorbird.bases.catalog import resolve
 
     here = Path(__file__).resolve().parents[1] / "src"
@@ -123,8 +125,10 @@ def main() -> None:
             job = {
                 "base": str(base), "technique": technique, "data": data, "threads": asked.threads,
                 "rows": asked.rows or (32 if data == "banking77" else 8), "dtype": asked.dtype,
+                "own_layers": False,
             }  # fmt: skip
-            before, now = sides = Side(asked.against, job), Side(here, job)
+            before = Side(here, {**job, "own_layers": True}) if asked.against is None else Side(asked.against, job)
+            sides = before, now = before, Side(here, job)
             for number in range(asked.steps):
                 for side in sides[:: 1 if number % 2 else -1]:
                     side.step()

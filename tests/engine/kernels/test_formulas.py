@@ -99,24 +99,26 @@ def test_a_rotation_and_its_way_back() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=7), head=st.integers(0, 10), fused=st.booleans())
-def test_attention_of_grouped_rows_is_attention_row_by_row(lengths: list[int], head: int, fused: bool) -> None:
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=7), head=st.integers(0, 10), blocked=st.booleans())
+def test_attention_of_grouped_rows_is_attention_row_by_row(lengths: list[int], head: int, blocked: bool) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        if fused:
+        if blocked:
             patched.setattr("tailorbird.engine.segments.EXPLICIT_WEIGHTS", 0)
+            patched.setattr(rows, "BLOCK", 7)
+            patched.setattr(rows, "BLOCK_WEIGHTS", HEADS * 7 * 40)  # some rows at once
         plan = packed_plan(lengths, head)
-        assert all(part.fused == fused for part in plan.parts)
-    tokens = len(plan.outputs) // HEADS
-    q, k, v = random(tokens, HEADS * SIZE), random(tokens, GROUPS * SIZE), random(tokens, GROUPS * SIZE, seed=9)
-    used = head + sum(lengths)
-    given = random(tokens, HEADS * SIZE, seed=5).detach()
-    given[used:] = 0  # nobody reads tokens of no row
-    wanted = plain_attention(q, k, v, lengths, head)
-    gradients = torch.autograd.grad(wanted, (q, k, v), given)
-    found, kept = rows.forward(q.detach(), k.detach(), v.detach(), plan)
-    torch.testing.assert_close(found[:used], wanted.detach()[:used])
-    assert not found[used:].any()
-    torch.testing.assert_close(rows.backward(given, plan, kept), gradients)
+        assert all(part.blocked == blocked for part in plan.parts)
+        tokens = len(plan.outputs) // HEADS
+        q, k, v = random(tokens, HEADS * SIZE), random(tokens, GROUPS * SIZE), random(tokens, GROUPS * SIZE, seed=9)
+        used = head + sum(lengths)
+        given = random(tokens, HEADS * SIZE, seed=5).detach()
+        given[used:] = 0  # nobody reads tokens of no row
+        wanted = plain_attention(q, k, v, lengths, head)
+        gradients = torch.autograd.grad(wanted, (q, k, v), given)
+        found, kept = rows.forward(q.detach(), k.detach(), v.detach(), plan)
+        torch.testing.assert_close(found[:used], wanted.detach()[:used])
+        assert not found[used:].any()
+        torch.testing.assert_close(rows.backward(given, plan, kept), gradients)
 
 
 def test_rows_are_cut_where_it_costs_least() -> None:

@@ -5,15 +5,16 @@ batch are cut into groups of similar length. Each group gathers its queries and 
 in one step out of the flat sequence, and what comes out is gathered back: both ways a permutation, no sums but the
 head's, to which every row contributes.
 
-Products in the compute dtype, softmax in fp32. Groups of more than `EXPLICIT_WEIGHTS` weights take torch's fused kernel
-(Dao et al. 2022, "FlashAttention"), which never holds them.
+Products in the compute dtype, softmax in fp32. Batches of more than `EXPLICIT_WEIGHTS` weights never hold them: they go
+through blocks of queries, each with the keys that it can see, and compute the weights again in the backward pass, as in
+Dao et al. 2022, "FlashAttention", §3.1 (torch's own fused kernel took twice as long on rows of 450 tokens in bf16).
 
 Letters as in `segments.py`; K = keys of a group: its head and Q.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from tailorbird.engine import segments
 from tailorbird.engine.segments import Segments, at_least_float32, few_sizes
 
 Turn = tuple[Tensor, Tensor]  # cos and sin, (T, 1, D / 2)
+BLOCK = 128  # queries of a block
+BLOCK_WEIGHTS = 2_000_000  # of a block: 8 MB in fp32, which stay in the cache
 GROUP_COST = 10_000  # attention weights of a head whose computing takes as long as a further group's calls
 
 
@@ -42,7 +45,7 @@ class Group:
     keys: Tensor
     unused: Tensor
     mask: Tensor
-    fused: bool
+    blocked: bool
 
 
 @dataclass
@@ -99,6 +102,8 @@ def plan(s: Segments, tokens: int, heads: int, groups: int, size: int, dtype: to
     packed rows behind their head, each token seeing the head and its row up to itself (`Segments.plain`)."""
     starts = s.gather[:, 0].tolist()
     lengths = [last - first + 1 for first, last in zip(starts, s.gather[:, -1].tolist(), strict=True)]
+    longest = s.gather.shape[1]
+    blocked = s.rows * heads * longest * (s.head + longest) > segments.EXPLICIT_WEIGHTS  # as the memory plan counts
     parts: list[Group] = []
     outputs = torch.zeros(tokens, heads, dtype=torch.long)
     inputs = torch.zeros(tokens, groups, dtype=torch.long)
@@ -107,7 +112,7 @@ def plan(s: Segments, tokens: int, heads: int, groups: int, size: int, dtype: to
         todo.append(([starts[i] for i in numbers], [lengths[i] for i in numbers], s.head))
     slots = key_slots = 0
     for own, long, head in todo:
-        part, at, key_at = _group(own, long, head, heads, groups, dtype)
+        part, at, key_at = _group(own, long, head, heads, groups, dtype, blocked)
         for row, (start, length) in enumerate(zip(own, long, strict=True)):
             outputs[start : start + length] = slots + at[row, :, :length].t()
             inputs[start : start + length] = key_slots + key_at[row, :, head : head + length].t()
@@ -120,7 +125,13 @@ def plan(s: Segments, tokens: int, heads: int, groups: int, size: int, dtype: to
 
 
 def _group(
-    starts: Sequence[int], lengths: Sequence[int], head: int, heads: int, groups: int, dtype: torch.dtype
+    starts: Sequence[int],
+    lengths: Sequence[int],
+    head: int,
+    heads: int,
+    groups: int,
+    dtype: torch.dtype,
+    blocked: bool,
 ) -> tuple[Group, Tensor, Tensor]:
     """The group, the slots (S, H, Q) of its queries, and those (S, G, K) of its keys."""
     length = few_sizes(max(lengths))
@@ -132,13 +143,12 @@ def _group(
     before = torch.arange(head).expand(rows, head)
     seen = torch.cat([before, own], dim=1)  # (S, K)
     keys = seen.shape[1]
-    fused = rows * heads * length * keys > segments.EXPLICIT_WEIGHTS
     queries = own.unsqueeze(1) * heads + torch.arange(heads).view(1, -1, 1)  # (S, H, Q)
     taken = seen.unsqueeze(1) * groups + torch.arange(groups).view(1, -1, 1)  # (S, G, K)
     mask = torch.zeros(length, keys, dtype=torch.promote_types(dtype, torch.float32))
     mask.masked_fill_(~torch.ones(length, keys, dtype=torch.bool).tril(head), float("-inf"))
     unused = (~valid).unsqueeze(1).expand(rows, heads, length).reshape(-1).nonzero().view(-1)
-    part = Group(rows, length, head, queries.reshape(-1), taken.reshape(-1), unused, mask, fused)
+    part = Group(rows, length, head, queries.reshape(-1), taken.reshape(-1), unused, mask, blocked)
     return part, torch.arange(queries.numel()).view(queries.shape), torch.arange(taken.numel()).view(taken.shape)
 
 
@@ -154,9 +164,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> tuple[Tensor, list[T
         key, value = k.index_select(0, part.keys), v.index_select(0, part.keys)
         out = found[at : at + len(query)]
         at += len(query)
-        kept += (
-            _fused(query, key, value, part, plan, out) if part.fused else _explicit(query, key, value, part, plan, out)
-        )
+        kept += (_blocked if part.blocked else _explicit)(query, key, value, part, plan, out)
     return found.index_select(0, plan.outputs).view(-1, plan.heads * size), kept
 
 
@@ -173,8 +181,8 @@ def backward(grad: Tensor, plan: Plan, kept: Sequence[Tensor]) -> tuple[Tensor, 
     for part in plan.parts:
         own = grad.index_select(0, part.queries).index_fill_(0, part.unused, 0.0)
         places = slice(at, at + part.queries.numel()), slice(key_at, key_at + part.keys.numel())
-        work = _fused_backward if part.fused else _explicit_backward
-        saved = kept[taken : taken + (5 if part.fused else 4)]
+        work = _blocked_backward if part.blocked else _explicit_backward
+        saved = kept[taken : taken + (3 if part.blocked else 4)]
         work(own, saved, part, plan, of_q[places[0]], of_k[places[1]], of_v[places[1]])
         if part.head:  # its keys are those of the first group, the head's own
             for x in (of_k, of_v):
@@ -193,12 +201,16 @@ def backward(grad: Tensor, plan: Plan, kept: Sequence[Tensor]) -> tuple[Tensor, 
 def _explicit(query: Tensor, key: Tensor, value: Tensor, part: Group, plan: Plan, out: Tensor) -> list[Tensor]:
     together = (part.rows * plan.groups, -1, plan.size)
     query, key, value = query.view(together), key.view(together), value.view(together)  # (S * G, H/G * Q or K, D)
-    scores = torch.bmm(query, key.transpose(1, 2))
-    wide = at_least_float32(scores)
-    wide.view(-1, *part.mask.shape).add_(part.mask)
-    weights = wide.softmax(-1).to(query.dtype)
+    weights = _weights(query, key, part.mask)
     torch.bmm(weights, value, out=out.view(query.shape))
     return [query, key, value, weights]
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """query (N, H/G * Q, D), key (N, K, D), mask (Q, K) -> (N, H/G * Q, K)."""
+    wide = at_least_float32(torch.bmm(query, key.transpose(1, 2)))
+    wide.view(-1, *mask.shape).add_(mask)
+    return wide.softmax(-1).to(query.dtype)
 
 
 def _explicit_backward(
@@ -213,42 +225,55 @@ def _explicit_backward(
     torch.bmm(inner.transpose(1, 2), query, out=of_k.view(key.shape))
 
 
-def _repeated(x: Tensor, part: Group, plan: Plan) -> Tensor:
-    """(S * G * K, D) -> (S, H, K, D): torch's kernel wants a key head for each query head."""
-    return x.view(part.rows, plan.groups, -1, plan.size).repeat_interleave(plan.heads // plan.groups, dim=1)
+class _Blocks:
+    """Rows and queries of a group a few at a time: `for rows, queries, keys in blocks`, all slices."""
+
+    def __init__(self, part: Group, plan: Plan) -> None:
+        self.part, self.plan = part, plan
+        of_queries, of_keys = ((part.rows, heads, -1, plan.size) for heads in (plan.heads, plan.groups))
+        self.shapes = (of_queries, of_keys, of_keys, of_queries)  # of queries, keys, values, and outputs
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
+        part, heads = self.part, self.plan.heads
+        for start in range(0, part.length, BLOCK):
+            stop = min(start + BLOCK, part.length)
+            at_once = max(1, BLOCK_WEIGHTS // (heads * (stop - start) * (part.head + stop)))
+            for row in range(0, part.rows, at_once):
+                yield slice(row, row + at_once), slice(start, stop), slice(0, part.head + stop)
+
+    def together(self, x: Tensor, rows: slice, places: slice) -> Tensor:
+        """(S, heads, length, D) -> some rows and places of it (N * G, heads / G * L, D)."""
+        part = x[rows, :, places]
+        return part.reshape(part.shape[0] * self.plan.groups, -1, self.plan.size)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, part: Group, plan: Plan, out: Tensor) -> list[Tensor]:
-    query = query.view(part.rows, plan.heads, -1, plan.size)
-    key, value = _repeated(key, part, plan), _repeated(value, part, plan)
-    found, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, attn_mask=_flash_mask(part, query), scale=1.0
-    )
-    out.view(query.shape).copy_(found)
-    return [query, key, value, found, total]
+def _blocked(query: Tensor, key: Tensor, value: Tensor, part: Group, plan: Plan, out: Tensor) -> list[Tensor]:
+    blocks = _Blocks(part, plan)
+    q, k, v, out = (x.view(shape) for x, shape in zip((query, key, value, out), blocks.shapes, strict=True))
+    for rows, queries, keys in blocks:
+        some_keys = blocks.together(k, rows, keys)
+        weights = _weights(blocks.together(q, rows, queries), some_keys, part.mask[queries, keys])
+        found = torch.bmm(weights, blocks.together(v, rows, keys))
+        out[rows, :, queries] = found.view(-1, plan.heads, queries.stop - queries.start, plan.size)
+    return [query, key, value]
 
 
-def _flash_mask(part: Group, like: Tensor) -> Tensor:
-    return part.mask.to(like.dtype)
-
-
-def _fused_backward(
+def _blocked_backward(
     grad: Tensor, kept: Sequence[Tensor], part: Group, plan: Plan, of_q: Tensor, of_k: Tensor, of_v: Tensor
 ) -> None:
-    query, key, value, found, total = kept
-    made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad.view(query.shape),
-        query,
-        key,
-        value,
-        found,
-        total,
-        0.0,
-        False,
-        attn_mask=_flash_mask(part, query),
-        scale=1.0,
-    )
-    of_q.view(query.shape).copy_(made[0])
-    shared = (part.rows, plan.groups, -1, *key.shape[2:])  # (S, G, H/G, K, D)
-    for place, gradient in ((of_k, made[1]), (of_v, made[2])):
-        torch.sum(gradient.reshape(shared), 2, out=place.view(part.rows, plan.groups, *key.shape[2:]))
+    blocks = _Blocks(part, plan)
+    q, k, v, grad = (x.view(shape) for x, shape in zip((*kept, grad), blocks.shapes, strict=True))
+    sum_k, sum_v = (torch.zeros_like(x, dtype=part.mask.dtype) for x in (k, v))  # over blocks of queries
+    for rows, queries, keys in blocks:
+        own, some_keys = blocks.together(q, rows, queries), blocks.together(k, rows, keys)
+        given = blocks.together(grad, rows, queries)
+        weights = _weights(own, some_keys, part.mask[queries, keys])
+        sums = sum_k[rows, :, keys], sum_v[rows, :, keys]
+        sums[1].add_(torch.bmm(weights.transpose(1, 2), given).view(sums[1].shape))
+        inner = torch.bmm(given, blocks.together(v, rows, keys).transpose(1, 2))
+        inner = torch.ops.aten._softmax_backward_data(inner, weights, -1, weights.dtype)
+        sums[0].add_(torch.bmm(inner.transpose(1, 2), own).view(sums[0].shape))
+        found = torch.bmm(inner, some_keys).view(-1, plan.heads, queries.stop - queries.start, plan.size)
+        of_q.view(blocks.shapes[0])[rows, :, queries] = found
+    of_k.view(k.shape).copy_(sum_k)
+    of_v.view(v.shape).copy_(sum_v)
