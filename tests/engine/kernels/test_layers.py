@@ -59,9 +59,11 @@ def a_batch() -> Any:
     return RowSource(encoded(), batch_rows=8, micro_batch_tokens=10_000, seed=0).next(0)[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Mistral"])
-def test_layers_of_these_kinds_are_computed_by_the_blocks(kind: str, applied: list[str]) -> None:
-    model = Model(network(kind))
+def test_layers_of_these_kinds_are_computed_by_the_blocks(kind: str, dtype: torch.dtype, applied: list[str]) -> None:
+    model = Model(network(kind).to(dtype))
+    assert all(parameter.dtype == dtype for parameter in model.network.parameters())
     assert [each.believed for each in model.kernels] == [True, True]
     assert max(each.difference for each in model.kernels if each.difference is not None) < 1e-5
     applied.clear()
@@ -74,12 +76,12 @@ def test_layers_with_more_in_them_are_not_recognized(kind: str) -> None:
     assert layers.install(network(kind)) == []
 
 
-def test_a_layer_that_computes_something_else_is_not_believed() -> None:
-    """Granite's has Llama's children and scales what it adds: same structure, other formula."""
-    made = network("Granite")
-    made.config.residual_multiplier = 0.5
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_that_computes_something_else_is_not_believed(dtype: torch.dtype) -> None:
+    """Granite's has Llama's children and scales what it adds: same structure, other formula. A thousandth is seen."""
+    made = network("Granite").to(dtype)
     for layer in made.model.layers:
-        layer.residual_multiplier = 0.5
+        layer.residual_multiplier = 0.999
     model = Model(made, verify=False)
     assert len(model.kernels) == 2
     assert [each.believed for each in model.kernels] == [False, False]

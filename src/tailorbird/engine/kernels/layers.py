@@ -1,8 +1,8 @@
 """Where the blocks stand in for transformers' own decoder layers, and where they do not.
 
 A layer is recognized by its structure (the children of Llama's, Qwen2's and Mistral's layers), not by its name, and is
-believed only after its output has been compared with transformers' own on this model in this dtype. From call to call
-it goes back to transformers' own forward wherever something stands in it, or is asked of it, that the blocks do not
+believed only after its output has been compared, in fp32, with transformers' own on this model. From call to call it
+goes back to transformers' own forward wherever something stands in it, or is asked of it, that the blocks do not
 compute: other modules in the place of its linear layers, hooks, dropout, a cache, another device than the CPU.
 """
 
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from tailorbird.engine.kernels import blocks, rows
 from tailorbird.engine.kernels.linear import Linear
 from tailorbird.engine.low_rank import LowRankLinear
-from tailorbird.engine.segments import Segments
+from tailorbird.engine.segments import Segments, at_least_float32
 
 CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.05}  # of the largest change a layer makes
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+TOLERANCE = 1e-4  # of the largest change that a layer makes, in fp32
 
 
 class Layer:
@@ -43,21 +44,24 @@ class Layer:
         return result
 
     def compare(self, hidden_states: Tensor, **named: Any) -> Tensor:
-        """Transformers' own output, after noting how far the blocks' lies from it."""
-        result: Tensor = self.own(hidden_states, **named)
+        """Transformers' own output, after noting how far the blocks' lies from it, both computed in fp32 or better: in
+        bf16 one rounding of the sum can be more than what the layer adds to it."""
         self.difference = float("inf")
-        if self._computes(hidden_states, named.get("segments"), named):
-            ours = self._blocks(hidden_states, named["segments"], named["position_embeddings"])
-            # What a layer adds can be smaller than the rounding of what it adds to.
-            change = float((result - hidden_states).abs().max())
-            rounding = 2 * torch.finfo(result.dtype).eps * float(result.abs().max())
-            self.difference = max(0.0, float((result - ours).abs().max()) - rounding) / (change + 1e-6)
+        segments = named.get("segments")
+        if segments is not None and self._computes(hidden_states, segments, named):
+            x, cos, sin = map(at_least_float32, (hidden_states, *named["position_embeddings"]))
+            with _widened(self.layer):
+                own = self.own(x, **{**named, "position_embeddings": (cos, sin)})
+                apart = (own - self._blocks(x, segments, (cos, sin))).abs()
+            rounding = 4 * torch.finfo(own.dtype).eps * own.abs()
+            self.difference = float((apart - rounding).max().clamp(min=0.0) / (own - x).abs().max())
+        result: Tensor = self.own(hidden_states, **named)
         return result
 
     def _computes(self, x: Tensor, segments: Any, named: dict[str, Any]) -> bool:
         return (
             x.device.type == "cpu"
-            and x.dtype in TOLERANCE
+            and x.dtype in DTYPES
             and type(segments) is Segments
             and segments.plain
             and named.get("cache") is None
@@ -147,14 +151,26 @@ def compare(installed: list[Layer], forward: Callable[[], object]) -> list[Layer
     with _forwards(installed, lambda each: each.compare):
         forward()
     for each in installed:
-        dtype = next(each.layer.parameters()).dtype
-        each.believed = each.difference is not None and each.difference <= TOLERANCE.get(dtype, 0.0)
+        each.believed = each.difference is not None and each.difference <= TOLERANCE
     return [each for each in installed if not each.believed]
 
 
 def own_forwards(installed: list[Layer]) -> AbstractContextManager[None]:
     """Transformers' own layers inside the block."""
     return _forwards(installed, lambda each: each.own)
+
+
+@contextmanager
+def _widened(layer: nn.Module) -> Iterator[None]:
+    """The layer's parameters in fp32 or better inside the block, and as they were afterwards."""
+    before = [(parameter, parameter.data) for parameter in layer.parameters()]
+    for parameter, data in before:
+        parameter.data = at_least_float32(data)
+    try:
+        yield
+    finally:
+        for parameter, data in before:
+            parameter.data = data
 
 
 @contextmanager
