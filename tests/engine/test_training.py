@@ -77,6 +77,61 @@ def test_weights_in_bf16_learn_through_their_masters() -> None:
     assert float(parameter.detach()) < 1.0
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_gradients_in_bf16_widened_in_portions_are_those_widened_at_once(
+    monkeypatch: pytest.MonkeyPatch, micro_batches: int
+) -> None:
+    """Bit for bit; 10 elements a portion hold the first two of four parameters, the third and the fourth alone."""
+
+    def trained(portion: int) -> dict[str, Tensor]:
+        monkeypatch.setattr("tailorbird.engine.optimizer.WIDENED", portion)
+        random = torch.Generator().manual_seed(0)
+        shapes = {"a": (2, 3), "b": (4,), "c": (5, 5), "d": (3,)}
+        parameters = {n: nn.Parameter(torch.randn(s, generator=random).bfloat16()) for n, s in shapes.items()}
+        optimizer = Optimizer(parameters, weight_decay=0.1, clip=0.0)
+        for _ in range(3):
+            for _ in range(micro_batches):
+                for name, parameter in parameters.items():
+                    if name != "d":  # has no gradient
+                        parameter.grad = torch.randn(parameter.shape, generator=random).bfloat16()
+                optimizer.collect()
+            if portion == 10:
+                assert optimizer._portions() == [["a", "b"], ["c"]]
+            assert optimizer.norm(1.0) > 1.0
+            optimizer.step(0.01, 0.3)
+        assert optimizer.sums == {}
+        return {name: master.clone() for name, master in optimizer.masters.items()}
+
+    small, large = trained(10), trained(1 << 20)
+    assert all(torch.equal(small[name], large[name]) for name in large)
+
+
+def test_the_norm_is_taken_in_fp32_of_gradients_in_bf16() -> None:
+    """300,000 elements of 1 (more than a piece) have the norm 547.7226; rounded to bf16 it would be 548."""
+    parameter = nn.Parameter(torch.zeros(300_000, dtype=torch.bfloat16))
+    optimizer = Optimizer({"w": parameter}, weight_decay=0.0, clip=0.0)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.collect()
+    assert math.isclose(optimizer.norm(2.0), 2.0 * math.sqrt(300_000), rel_tol=1e-6)
+
+
+def test_the_embeddings_gradient_of_a_few_rows_is_the_whole_matrix_s(model: Model) -> None:
+    """Where output and embeddings are one matrix it meets the output's gradient; where they are not it comes alone."""
+    batch = RowSource(encoded(), batch_rows=8, micro_batch_tokens=10_000, seed=0).next(0)[0]
+    weight = model.embedding_weight.requires_grad_(True)
+    token_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
+    found, weight.grad = weight.grad.to_dense(), None
+    model._looked_up = model.embeddings  # type: ignore[method-assign, assignment]
+    token_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, weight.grad)
+    optimizer = Optimizer({"w": weight}, weight_decay=0.0, clip=0.0)
+    weight.grad = torch.sparse_coo_tensor([[1, 1]], torch.ones(2, weight.shape[1]), weight.shape, check_invariants=True)
+    optimizer.collect()
+    assert optimizer.sums["w"][1].tolist() == [2.0] * weight.shape[1]
+    assert float(optimizer.sums["w"].sum()) == 2.0 * weight.shape[1]
+
+
 class Bench:
     """A tiny training that can be stopped, killed and continued."""
 

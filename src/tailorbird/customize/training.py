@@ -97,6 +97,10 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         settings.learning_rate, settings.epochs * rows.steps_per_epoch, settings.warmup_share, settings.schedule
     )
     _say_what_is_off(job, settings, rows)
+    if model.doubted:
+        job.say(
+            f"{len(model.doubted)} of {len(model.kernels)} layers differ from ours and run as transformers has them"
+        )
     recompute = fit_memory(job, model, trainable, technique.loss, rows, schedule.steps, settings.l2_to_start)
     best = train(
         model,

@@ -86,9 +86,14 @@ class Drop:
         self.dropout = dropout
         self.key = signed32(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
 
+    @property
+    def off(self) -> bool:
+        """Whether the forward that is now running drops nothing."""
+        return self.dropout.keys is None or not self.dropout.rate
+
     def __call__(self, x: Tensor) -> Tensor:
         keys, rate = self.dropout.keys, self.dropout.rate
-        if keys is None or not rate:
+        if keys is None or self.off:
             return x
         return x * self.kept(keys, x.shape[-1]).to(x.dtype).mul_(1.0 / (1.0 - rate))
 

@@ -29,6 +29,11 @@ class LowRankLinear(nn.Module):
         self.scale = scale
         self.drop: Callable[[Tensor], Tensor] = _same  # dropout of the input of A, while training
 
+    @property
+    def plain(self) -> bool:
+        """Whether `forward` is the formula above alone, which the kernels compute in their own way."""
+        return self.drop is _same or getattr(self.drop, "off", False)
+
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)
         low = F.linear(self.drop(x), self.lora_A.to(x.dtype))

@@ -6,6 +6,7 @@ Knows tensors and structure; nothing of text, tasks or files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tailorbird.engine.dropout import Dropout
+from tailorbird.engine.kernels.cross_entropy import CrossEntropy
+from tailorbird.engine.kernels.layers import Layer, compare, install, own_forwards
 from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, at_least_float32, pack, register
 from tailorbird.errors import ResourceError
 
@@ -36,6 +39,9 @@ class Model:
         self.output: nn.Module = self.network.get_output_embeddings()
         self.soft: Tensor | None = None  # (virtual tokens, hidden) put before every head
         self.dropout = Dropout(0.0)
+        self.kernels = install(self.network)
+        on_cpu = self.device.type == "cpu"  # elsewhere transformers' own layers run
+        self.doubted = self.check_kernels() if self.kernels and on_cpu else []
         if verify:
             self.self_test()
 
@@ -64,10 +70,19 @@ class Model:
 
     def embed(self, batch: Packed) -> Tensor:
         """(1, T, hidden): token embeddings, the soft prompt before the head unless the head is cached."""
-        embedded: Tensor = self.embeddings(batch.ids)
+        embedded = self._looked_up(batch.ids)
         if self.soft is not None and batch.segments.cached is None:
             embedded = torch.cat([self.soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        """(N,) -> (N, hidden). Where the matrix learns, its gradient has the rows of these tokens alone: a matrix of
+        zeros with a few rows filled, added to the output's gradient, took a tenth of a step."""
+        table = self.embeddings
+        if type(table) is nn.Embedding and table.max_norm is None and not table.scale_grad_by_freq:
+            return F.embedding(ids, table.weight, table.padding_idx, sparse=self.device.type == "cpu")
+        found: Tensor = table(ids)
+        return found
 
     def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep) -> Tensor:
         """embedded (1, T, hidden), positions (T,) -> final hidden states (T, hidden)."""
@@ -80,10 +95,12 @@ class Model:
         )
         return result.last_hidden_state[0]
 
-    def forward(self, batch: Packed) -> Tensor:
+    def forward(self, batch: Packed, places: Tensor | None = None) -> Tensor:
+        """Final hidden states (T, hidden), or those at `places` (N,) alone, which can be had for less."""
         with self.dropout.over(batch.keys):
             embedded = self.dropout.embedded(self.embed(batch))
-            return self.hidden_states(embedded, batch.positions, batch.segments)
+            hidden = self.hidden_states(embedded, batch.positions, replace(batch.segments, wanted=places))
+        return hidden if places is None or len(hidden) < embedded.shape[1] else hidden[places]
 
     def drop_out(self, rate: float) -> None:
         """Dropout in the forwards of batches that carry keys: those of training steps."""
@@ -128,28 +145,21 @@ class Model:
         self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
     ) -> Tensor:
         """Sum over positions of -log p(target), fp32. hidden (N, hidden), targets (N,). Chunked over positions so
-        that the logits of long answers are never held at once (recomputed in the backward pass).
+        that the logits of long answers are never held at once.
 
         smoothing: share of the target spread evenly over the vocabulary (Szegedy et al. 2016, "Rethinking the Inception
         Architecture for Computer Vision", §7)."""
 
-        def chunk_loss(part: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
-            logits = at_least_float32(self.logits(part))
-            losses = F.cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
-            return losses.sum() if weight is None else (losses * weight.to(losses.dtype)).sum()
-
-        total = at_least_float32(hidden.new_zeros(()))
-        many = hidden.shape[0] > 4 * LOGIT_ROWS
-        for start in range(0, hidden.shape[0], LOGIT_ROWS if many else max(1, hidden.shape[0])):
-            stop = start + LOGIT_ROWS if many else hidden.shape[0]
-            weight = None if weights is None else weights[start:stop]
-            part, wanted = hidden[start:stop], targets[start:stop]
-            if many and torch.is_grad_enabled():
-                loss = checkpoint(chunk_loss, part, wanted, weight, use_reentrant=False)
-            else:
-                loss = chunk_loss(part, wanted, weight)
-            total = total + loss
-        return total
+        if type(self.output) is not nn.Linear:  # its own arithmetic: autograd knows it
+            losses = F.cross_entropy(
+                at_least_float32(self.logits(hidden)), targets, reduction="none", label_smoothing=smoothing
+            )
+            return losses.sum() if weights is None else (losses * weights.to(losses.dtype)).sum()
+        # Twice as many as elsewhere: none of these logits is in fp32.
+        made: Tensor = CrossEntropy.apply(
+            hidden, self.output.weight, self.output.bias, targets, weights, smoothing, 2 * LOGIT_ROWS
+        )
+        return made
 
     @torch.no_grad()
     def cache_head(self, head: Sequence[int]) -> KeyValues | None:
@@ -173,6 +183,16 @@ class Model:
         return record
 
     @torch.no_grad()
+    def check_kernels(self) -> list[Layer]:
+        """Compare our layers with transformers' own on packed rows; those that agree are used from now on, the others
+        are returned."""
+        head, *own = [
+            [i % max(2, self.vocabulary - 4) + 3 for i in part] for part in (range(3), range(3, 10), range(4, 7))
+        ]
+        batch = pack(own, head=head, device=self.device)
+        return compare(self.kernels, lambda: self.hidden_states(self.embed(batch), batch.positions, batch.segments))
+
+    @torch.no_grad()
     def self_test(self) -> None:
         """Packed rows behind a shared head must give the logits of the model's own one-row forward.
 
@@ -182,7 +202,8 @@ class Model:
         head, rows = tokens[:3], [tokens[3:5], tokens[4:9], tokens[6:7]]
         batch = pack(rows, head=head, device=self.device)
         soft, self.soft = self.soft, None
-        hidden = self.forward(batch)
+        with own_forwards(self.kernels):  # whose rounding is that of the single rows
+            hidden = self.forward(batch)
         self.soft = soft
         for row, end in zip(rows, batch.ends, strict=True):
             own = (

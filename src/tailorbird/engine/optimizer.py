@@ -8,7 +8,7 @@ rounding. Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", alg
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird import store
+
+WIDENED = 4 << 20  # elements whose gradients are widened at once for AdamW: 16 MB in fp32
+PIECE = 1 << 18  # and for the norm: 1 MB
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Optimizer:
             if group
         ]
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, foreach=False, fused=True)
-        self.sums: dict[str, Tensor] = {}  # buffers, kept from step to step
-        self.collected: set[str] = set()  # those that hold gradients of this step
+        self.sums: dict[str, Tensor] = {}  # this step's gradients: as they came, in fp32 from the second micro-batch on
+        self._room = torch.empty(0)  # where gradients of a lower type are widened, some at a time
 
     @torch.no_grad()
     def begin(self, masters: Mapping[str, Tensor]) -> None:
@@ -81,44 +84,83 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            if name in self.collected:
-                self.sums[name] += parameter.grad
-            elif name in self.sums:
-                self.sums[name].copy_(parameter.grad)
+            gradient, parameter.grad = parameter.grad, None
+            if gradient.is_sparse:
+                gradient = gradient.to_dense()
+            if name in self.sums:
+                self.sums[name] = self.sums[name].to(self.masters[name].dtype).add_(gradient)
             else:
-                self.sums[name] = parameter.grad.to(self.masters[name].dtype, copy=True)
-            self.collected.add(name)
-            parameter.grad = None
+                self.sums[name] = gradient
 
     def norm(self, scale: float) -> float:
         """Global L2 norm of the collected gradients times `scale`."""
-        sums = [self.sums[name] for name in sorted(self.collected)]  # in fp32 or better
-        squares = [torch.linalg.vector_norm(gradient) ** 2 for gradient in sums]
+        squares = [torch.linalg.vector_norm(part) ** 2 for name in sorted(self.sums) for part in self._parts(name)]
         return float(torch.stack(squares).sum().sqrt()) * scale if squares else 0.0
+
+    def _parts(self, name: str) -> Iterator[Tensor]:
+        """The gradient in the master's type: whole, or piece by piece where that takes widening."""
+        gradient, dtype = self.sums[name], self.masters[name].dtype
+        if gradient.dtype == dtype:
+            yield gradient
+            return
+        for part in gradient.reshape(-1).split(PIECE):
+            yield part.to(dtype)
 
     def step(self, learning_rate: float, scale: float) -> None:
         """One update with the collected gradients times `scale` (1 / supervised tokens, and clipping)."""
-        for name, master in self.masters.items():
-            master.grad = self.sums[name].mul_(scale) if name in self.collected else None
         for group in self.adam.param_groups:
             group["lr"] = learning_rate
         with torch.no_grad():
             for name, start in self.start.items():
                 self.masters[name].lerp_(start, min(1.0, learning_rate * self.l2_to_start))
-        self.adam.step()
+        for names in self._portions():
+            self._widen(names, scale)
+            self.adam.step()  # of those that have a gradient
+            self.publish(names)
+            for name in names:
+                self.masters[name].grad = None
         store.fault("optimizer")
         self.discard()
-        self.publish()
+        if self.start:  # those without a gradient were drawn to the start, too
+            self.publish()
+
+    def _portions(self) -> list[list[str]]:
+        """The collected names, cut so that the widened gradients of a portion stay in the cache until they are used."""
+        portions: list[list[str]] = []
+        room = 0
+        for name in self.masters:
+            if name in self.sums:
+                size = self.masters[name].numel()
+                if not portions or room + size > WIDENED:
+                    portions.append([])
+                    room = 0
+                portions[-1].append(name)
+                room += size
+        return portions
+
+    def _widen(self, names: list[str], scale: float) -> None:
+        """Gradients times `scale`, in the masters' type, to where AdamW looks for them."""
+        sizes = [self.masters[name].numel() for name in names]
+        if any(self.sums[name].dtype != self.masters[name].dtype for name in names) and self._room.numel() < sum(sizes):
+            self._room = torch.empty(sum(sizes), device=self.masters[names[0]].device)
+        at = 0
+        for name, size in zip(names, sizes, strict=True):
+            master, gradient = self.masters[name], self.sums[name]
+            if gradient.dtype != master.dtype:
+                gradient = self._room[at : at + size].view_as(master).copy_(gradient)
+                at += size
+            master.grad = gradient.mul_(scale)
 
     def discard(self) -> None:
-        self.collected.clear()
+        self.sums.clear()
         for master in self.masters.values():
             master.grad = None
 
     @torch.no_grad()
-    def publish(self) -> None:
-        """Round the masters into the network's own dtype."""
-        for name, parameter in self.parameters.items():
+    def publish(self, names: Iterable[str] | None = None) -> None:
+        """Round the masters, or those named, into the network's own dtype."""
+        for name in self.parameters if names is None else names:
+            parameter = self.parameters[name]
             if self.masters[name] is not parameter:
                 parameter.copy_(self.masters[name])
 
@@ -143,7 +185,7 @@ class Optimizer:
     def release(self) -> None:
         """Give up moments and sums, when nothing will be learned any more: three quarters of what is held."""
         self.adam.state.clear()
-        self.sums.clear()
+        self._room = torch.empty(0)
         self.discard()
 
     def master_copy(self) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ hundred steps a step took twice as long and the process twice the memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,21 @@ class Segments:
     padding: int = 0
     cached: KeyValues | None = None
     record: KeyValues | None = None
+    wanted: Tensor | None = None  # flat positions whose final states are read: the last layer may leave out the others
+    plans: dict[Any, Any] = field(default_factory=dict)  # what the kernels made of this structure
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is what training has: packed rows behind a head of their own, each seeing the head and itself up
+        to itself, and nothing else. A field that is not named here, and set, is something else."""
+        known = {"head", "gather", "scatter", "mask", "padding", "wanted", "plans"}
+        if any(getattr(self, each.name) is not None for each in fields(self) if each.name not in known):
+            return False
+        if "causal" not in self.plans:
+            length, keys = self.gather.shape[1], self.head + self.gather.shape[1]
+            causal = torch.ones(length, keys, dtype=torch.bool, device=self.mask.device).tril(self.head)
+            self.plans["causal"] = self.mask.shape == causal.shape and torch.equal(self.mask, causal)
+        return bool(self.plans["causal"])
 
     @property
     def rows(self) -> int:

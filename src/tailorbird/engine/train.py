@@ -49,8 +49,8 @@ class Trainable:
 
 def token_loss(model: Model, batch: Batch) -> Tensor:
     """Sum over supervised tokens of -log p: the loss of every technique that learns from rows."""
-    hidden = model.forward(batch.packed)
-    return model.cross_entropy(hidden[batch.places], batch.targets, batch.weights, batch.label_smoothing)
+    hidden = model.forward(batch.packed, batch.places)
+    return model.cross_entropy(hidden, batch.targets, batch.weights, batch.label_smoothing)
 
 
 @torch.no_grad()
