@@ -18,7 +18,7 @@ from tailorbird.engine.optimizer import Optimizer
 from tailorbird.engine.train import Trainable
 from tailorbird.techniques.base import Trained
 from tailorbird.testing.kills import trained
-from tailorbird.testing.tiny import make_tiny_base
+from tailorbird.testing.tiny import make_tiny_base, training_context
 
 from .test_packing import encoded
 
@@ -34,7 +34,7 @@ class Bench:
         assert isinstance(technique, Trained)
         settings = technique.settings({}, base_facts(base), ROWS)
         self.technique, self.model = technique, model
-        self.trainable: Trainable = technique.trainable(model, settings, torch.Generator().manual_seed(1))
+        self.trainable: Trainable = technique.trainable(model, settings, training_context(1))
         noise = torch.Generator().manual_seed(2)
         for parameter in self.trainable.parameters.values():
             parameter.data = parameter.data.double()

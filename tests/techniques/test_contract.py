@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tailorbird import techniques
-from tailorbird.testing import technique_contract
+from tailorbird.testing import Beside, technique_contract
 from tailorbird.testing.cases import TRAINING
 
 STORIES = Path(__file__).parents[1] / "fixtures" / "stories260k"
@@ -18,7 +18,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
     "prompt_tuning": (
         {"learning_rate": 0.3, "epochs": 100, "batch_rows": 8},
-        {**TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
+        {
+            **TRAINING,
+            "total_virtual_tokens": 5,
+            "initialization": "random",
+            "initialization_text": Beside("red or green", {"initialization": "text"}),
+        },
     ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},

@@ -13,7 +13,7 @@ from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
 from tailorbird.customize.parent import read_parent, starting_model
 from tailorbird.errors import DataError
-from tailorbird.techniques.base import Trained
+from tailorbird.techniques.base import Trained, TrainingContext
 from tailorbird.types import Message, Role, Row
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         """The model with what is trained, as training begins."""
         model, exact = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
-        trainable = technique.trainable(model, settings, generator)
+        context = TrainingContext(generator, renderer.plain, job.task_text)
+        trainable = technique.trainable(model, settings, context)
         trainable.masters = {name: exact.pop(name) for name in trainable.parameters if name in exact}
         return model, trainable
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tailorbird.errors import SpecError
 from tailorbird.techniques.ranges import Range, around, choice, whole
 from tailorbird.types import BaseFacts, Row, Train, Tuning
 
@@ -98,6 +99,27 @@ class Technique:
         return self.Settings.model_validate({**self.defaults(base, rows), **asked})
 
 
+@dataclass(frozen=True)
+class TrainingContext:
+    """What `trainable` may use beside the model. `generator`: all its randomness. `tokenize`: ids of a plain text.
+    `task_text`: the task in words, its instruction and its labels.
+    """
+
+    generator: torch.Generator
+    tokenize: Callable[[str], Sequence[int]]
+    task_text: str
+
+    def text_ids(self, text: str | None, count: int) -> list[int]:
+        """`count` token ids of `text` (None: of the task's own), repeated or cut to fit. SpecError without tokens."""
+        ids = list(self.tokenize(self.task_text if text is None else text))
+        if not ids:
+            raise SpecError(
+                "there is no text to start from: it has no tokens",
+                remedy="set initialization_text, give the task an instruction, or set another initialization",
+            )
+        return [ids[place % len(ids)] for place in range(count)]
+
+
 class Trained(Technique):
     """Learns from rows by gradient descent."""
 
@@ -115,7 +137,7 @@ class Trained(Technique):
             space["dropout"] = choice(0.0, 0.05, 0.1)
         return {name: found for name, found in space.items() if name in self.Settings.model_fields}
 
-    def trainable(self, model: Model, settings: Any, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: Any, context: TrainingContext) -> Trainable:
         """Make the trainable tensors and put them in place, or take up those of a parent that are in place."""
         raise NotImplementedError
 

@@ -15,12 +15,11 @@ from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Trained, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Trained, TrainingContext, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from tailorbird.engine.low_rank import LowRankLinear
@@ -51,7 +50,7 @@ class Lora(Trained):
     def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
         return {**super().search_space(base, rows, asked), "rank": choice(8, 16, 32, 64)}
 
-    def trainable(self, model: Model, settings: LoraSettings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: LoraSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine import low_rank
         from tailorbird.engine.train import Trainable
 
@@ -69,7 +68,7 @@ class Lora(Trained):
         else:
             tensors = {}
             for name in chosen:
-                a, b = low_rank.initial(model.network.get_submodule(name), settings.rank, generator)
+                a, b = low_rank.initial(model.network.get_submodule(name), settings.rank, context.generator)
                 tensors[name] = (a.to(model.device), b.to(model.device))
             low_rank.wrap(model.network, tensors, _scale(settings))
             layers = low_rank.present(model.network)

@@ -15,11 +15,10 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.base import Trained, TrainingContext, TrainingSettings
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from tailorbird.engine.model import Model
@@ -58,7 +57,7 @@ class Selective(Trained):
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return SelectiveSettings.model_validate({**defaults, **asked})
 
-    def trainable(self, model: Model, settings: SelectiveSettings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: SelectiveSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine.low_rank import base_parameters
         from tailorbird.engine.train import Trainable
 

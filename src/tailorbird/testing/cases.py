@@ -25,7 +25,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
     "prompt_tuning": (
         {"learning_rate": 0.3, "epochs": 300, "batch_rows": 8},
-        {**TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
+        {
+            **TRAINING,
+            "total_virtual_tokens": 5,
+            "initialization": "random",
+            "initialization_text": Beside("red or green", {"initialization": "text"}),
+        },
     ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8, "rank": 32},
