@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird import store
 from tailorbird.artifacts.layout import DELTA, TOKENIZER_FILES, read_parts, save_weights
 from tailorbird.artifacts.manifest import read_manifest, verify
+from tailorbird.artifacts.training_state import STATE
 from tailorbird.errors import ArtifactError, SpecError
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def _copied(folder: Path, out: Path) -> None:
             f"{read_manifest(folder).technique} changed weights of the base itself, which no other tool reads apart",
             remedy="export it with --merge: whole weights with the change in them",
         )
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OURS):
+    kept = {path.parent for path in folder.glob(f"*/{STATE}")}  # for going on with the training: no other tool's
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OURS and p.parent not in kept):
         target = out / file.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

@@ -23,16 +23,22 @@ from tailorbird.testing.tiny import make_tiny_base, training_context
 from .test_packing import encoded
 
 ROWS = 8
+DROPPED = {"encoder": "lstm", "encoder_hidden_size": 8, "encoder_dropout": 0.3}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in trained()},
+    "p_tuning of an LSTM": ("p_tuning", DROPPED),
+}
 ONE_BY_EIGHT, TWO_BY_FOUR, EIGHT_BY_ONE, UNEQUAL = 10_000, 38, 1, 30  # tokens of a micro-batch of `encoded` rows
 
 
 class Bench:
     """A technique on a model in double precision, away from its starting point (where LoRA's A has no gradient)."""
 
-    def __init__(self, name: str, model: Model, base: Path) -> None:
+    def __init__(self, case: str, model: Model, base: Path) -> None:
+        name, asked = CASES[case]
         technique = techniques.get(name)
         assert isinstance(technique, Trained)
-        settings = technique.settings({}, base_facts(base), ROWS)
+        settings = technique.settings(asked, base_facts(base), ROWS)
         self.technique, self.model = technique, model
         self.trainable: Trainable = technique.trainable(model, settings, training_context(1))
         noise = torch.Generator().manual_seed(2)
@@ -66,7 +72,7 @@ def agree(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-10) 
         assert float((gradient - b[name]).abs().max()) <= tolerance, name
 
 
-@pytest.fixture(params=trained())
+@pytest.fixture(params=list(CASES))
 def bench(request: pytest.FixtureRequest, exact: Model, base: Path) -> Bench:
     return Bench(request.param, exact, base)
 

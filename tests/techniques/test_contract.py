@@ -25,6 +25,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "initialization_text": Beside("red or green", {"initialization": "text"}),
         },
     ),
+    "p_tuning": (
+        {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8},
+        {
+            **TRAINING,
+            "keep_optimizer": False,
+            "total_virtual_tokens": 5,
+            "encoder": "lstm",
+            "encoder_hidden_size": 24,
+            "encoder_layers": Beside(1, {"encoder": "lstm"}),
+            "encoder_dropout": Beside(0.5, {"encoder": "lstm"}),
+        },
+    ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},
         {**TRAINING, "rank": 4, "alpha": 8.0, "rslora": True, "targets": ("q_proj",)},

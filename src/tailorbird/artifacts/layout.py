@@ -64,19 +64,19 @@ def write_parts(folder: Path, parts: Parts, base_folder: Path, base_name: str, t
     below = "../weights" if parts.weights is not None else base_name
     if parts.low_rank is not None:
         inside = place("low_rank")
-        _save(inside / ADAPTER, lora_tensors(parts.low_rank))
+        write_tensors(inside / ADAPTER, lora_tensors(parts.low_rank))
         store.write_json(inside / ADAPTER_CONFIG, lora_config(parts.low_rank, below))
     if parts.peft is not None:
         inside = place("peft")
-        _save(inside / ADAPTER, parts.peft.tensors)
+        write_tensors(inside / ADAPTER, parts.peft.tensors)
         named = {"base_model_name_or_path": below, "task_type": "CAUSAL_LM", "inference_mode": True}
         store.write_json(inside / ADAPTER_CONFIG, {**parts.peft.config, **named})
     if parts.soft is not None:
         inside = place("soft")
-        _save(inside / ADAPTER, {"prompt_embeddings": parts.soft})
+        write_tensors(inside / ADAPTER, {"prompt_embeddings": parts.soft})
         store.write_json(inside / ADAPTER_CONFIG, prompt_tuning_config(parts.soft, base_folder, below))
     if parts.delta is not None:
-        _save(place("delta") / DELTA, parts.delta)
+        write_tensors(place("delta") / DELTA, parts.delta)
     if parts.weights is not None:
         assert not isinstance(parts.weights, Path)
         save_weights(place("weights"), parts.weights, base_folder)
@@ -101,7 +101,7 @@ def _whole(parts: Parts) -> Parts:
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor], base_folder: Path, dtype: str = "float32") -> None:
     """Whole weights as transformers reads them, with the base's config."""
-    _save(folder / WEIGHTS, weights, dtype)
+    write_tensors(folder / WEIGHTS, weights, dtype)
     config = store.read_json(base_folder / "config.json")
     config["dtype"] = dtype
     config.pop("torch_dtype", None)
@@ -118,7 +118,7 @@ def tensor_files(folder: Path) -> list[Path]:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The fp32 tensors of whole weights, by name."""
-    return _load(folder / WEIGHTS)
+    return read_tensors(folder / WEIGHTS)
 
 
 def read_parts(folder: Path) -> Parts:
@@ -142,7 +142,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     config = store.read_json(config_path)
     if not path.is_file():
         raise ArtifactError(f"{ADAPTER} is missing beside adapter_config.json", where=str(folder))
-    tensors = _load(path)
+    tensors = read_tensors(path)
     kind = config.get("peft_type")
     if kind in ("PROMPT_TUNING", "P_TUNING"):
         return {"soft": _read_soft(folder, config, tensors)}
@@ -155,7 +155,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
 
 
 def _read_delta(folder: Path) -> dict[str, Tensor]:
-    values = _load(folder / DELTA)
+    values = read_tensors(folder / DELTA)
     if not values:
         raise ArtifactError("the delta holds no tensors", where=str(folder / DELTA))
     return values
@@ -278,7 +278,7 @@ def prompt_tuning_config(soft: Tensor, base_folder: Path, base_name: str) -> dic
     }
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -289,7 +289,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> 
     )
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

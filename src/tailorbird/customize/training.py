@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.artifacts.parts import Prompt
+from tailorbird.artifacts.training_state import TrainingState, fitting_moments
 from tailorbird.customize.fitting import fit_memory
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
@@ -64,14 +65,16 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
     parent = read_parent(job, technique)
+    before = (parent.state if parent is not None else None) or TrainingState(0, {}, {})
 
     def begin() -> tuple[Model, Trainable]:
         """The model with what is trained, as training begins."""
         model, exact = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
-        context = TrainingContext(generator, renderer.plain, job.task_text)
+        context = TrainingContext(generator, renderer.plain, job.task_text, before.tensors)
         trainable = technique.trainable(model, settings, context)
         trainable.masters = {name: exact.pop(name) for name in trainable.parameters if name in exact}
+        trainable.moments = fitting_moments(before, trainable.parameters, f"{job.parent}/{technique.state_folder}")
         return model, trainable
 
     model, trainable = begin()
@@ -92,7 +95,13 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             **training,
         )
 
-    rows = source(job.train, job.replay, dropout=settings.dropout > 0, label_smoothing=settings.label_smoothing)
+    rows = source(
+        job.train,
+        job.replay,
+        dropout=settings.dropout > 0,
+        label_smoothing=settings.label_smoothing,
+        first_epoch=before.epochs,
+    )
     tuning = source(job.tuning) if len(job.tuning) else None
     schedule = Schedule(
         settings.learning_rate, settings.epochs * rows.steps_per_epoch, settings.warmup_share, settings.schedule
@@ -115,6 +124,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         judged=job.judged,
         l2_to_start=settings.l2_to_start,
         patience=settings.patience,
+        keep_moments=settings.keep_optimizer,
         restart=lambda: begin()[1].start(),
     )
     store.write_jsonl(job.work / "log.jsonl", best.log)
@@ -132,6 +142,10 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, parameter in trainable.parameters.items():
             parameter.copy_(best.tensors[name])
+    model.soft_encoder = None  # from here on the table answers
+    model.soft = None if parts.soft is None else parts.soft.to(model.device)
+    kept = technique.kept(best.tensors)
+    state = TrainingState(before.epochs + best.step // rows.steps_per_epoch, best.moments, kept)
     facts = {
         "steps": best.steps,
         "best_step": best.step,
@@ -145,7 +159,9 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         "recompute": recompute,
     }
     _check_moved(job, best)
-    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out, parent)
+    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out, parent,
+        state if kept or best.moments else None,
+    )  # fmt: skip
     return facts
 
 

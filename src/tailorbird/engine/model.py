@@ -35,6 +35,8 @@ class Model:
         self.embeddings: nn.Module = self.network.get_input_embeddings()
         self.output: nn.Module = self.network.get_output_embeddings()
         self.soft: Tensor | None = None  # (virtual tokens, hidden) put before every head
+        # While it is trained an encoder may make it anew in each forward, from the dropout keys of its tokens.
+        self.soft_encoder: Callable[[Tensor | None], Tensor] | None = None
         self.dropout = Dropout(0.0)
         if verify:
             self.self_test()
@@ -66,7 +68,8 @@ class Model:
         """(1, T, hidden): token embeddings, the soft prompt before the head unless the head is cached."""
         embedded: Tensor = self.embeddings(batch.ids)
         if self.soft is not None and batch.segments.cached is None:
-            embedded = torch.cat([self.soft.to(embedded.dtype), embedded], dim=0)
+            soft = self.soft if self.soft_encoder is None else self.soft_encoder(batch.soft_keys)
+            embedded = torch.cat([soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
 
     def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep) -> Tensor:

@@ -94,7 +94,8 @@ class DecodeStep:
 class Packed:
     """A flat batch: ids (T,), positions (T,) and the segments; `ends[s]` is the flat position of row s's last token.
 
-    keys: (tokens with soft prompt,) int32 while dropout is on: see `engine/dropout.py`.
+    keys: (tokens with soft prompt,) int32 while dropout is on: see `engine/dropout.py`. soft_keys: of the soft prompt's
+    tokens in every training step, the same in all its micro-batches.
     """
 
     ids: Tensor
@@ -103,6 +104,7 @@ class Packed:
     starts: list[int]
     ends: list[int]
     keys: Tensor | None = None
+    soft_keys: Tensor | None = None
 
 
 def few_sizes(count: int) -> int:

@@ -11,6 +11,7 @@ TABLE = {
     "zero_shot": "tailorbird.techniques.zero_shot:ZeroShot",
     "few_shot": "tailorbird.techniques.few_shot:FewShot",
     "prompt_tuning": "tailorbird.techniques.prompt_tuning:PromptTuning",
+    "p_tuning": "tailorbird.techniques.p_tuning:PTuning",
     "lora": "tailorbird.techniques.lora:Lora",
     "peft": "tailorbird.techniques.peft_method:PeftMethod",
     "selective": "tailorbird.techniques.selective:Selective",

@@ -199,7 +199,7 @@ class _Bench:
 
     def _payload(self, asked: Mapping[str, Any]) -> dict[str, str]:
         out = self.made(self.job(asked))
-        files = (*tensor_files(out), *out.rglob("adapter_config.json"), out / "prompt.json")
+        files = (*out.rglob("*.safetensors"), *out.rglob("adapter_config.json"), out / "prompt.json")
         found = {str(file.relative_to(out)): store.sha256_file(file) for file in files}
         log = self.folder / f"work{self.count}" / "log.jsonl"
         return {**found, "trajectory": store.sha256_file(log)}
