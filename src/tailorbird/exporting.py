@@ -95,9 +95,10 @@ def _merged(folder: Path, out: Path, base_folder: Path, dtype: str) -> dict[str,
     if not parts.kinds & {"low_rank", "peft", "delta"}:
         what = "whole weights already" if "weights" in parts.kinds else "no weights to merge"
         raise SpecError(f"{manifest.technique} has {what}", remedy="export it without --merge")
-    if "soft" in parts.kinds:
+    if parts.positions:
+        what = "a soft prompt" if "soft" in parts.kinds else "a prefix"
         raise SpecError(
-            f"{manifest.label} has a soft prompt beside its weights, and a soft prompt is no weight",
+            f"{manifest.label} has {what} beside its weights, and {what} is no weight",
             remedy="export it without --merge",
         )
     weights = parts.weights if isinstance(parts.weights, Path) else base_folder

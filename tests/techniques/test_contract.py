@@ -37,6 +37,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "encoder_dropout": Beside(0.5, {"encoder": "lstm"}),
         },
     ),
+    "prefix_tuning": (
+        {"learning_rate": 0.1, "epochs": 60, "batch_rows": 8},
+        {
+            **TRAINING,
+            "total_virtual_tokens": 5,
+            "initialization": "random",
+            "initialization_text": "red or green",
+        },
+    ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},
         {**TRAINING, "rank": 4, "alpha": 8.0, "rslora": True, "targets": ("q_proj",)},

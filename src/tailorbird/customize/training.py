@@ -79,10 +79,10 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
 
     model, trainable = begin()
     model.drop_out(settings.dropout)
-    soft = model.virtual_tokens
+    soft, pairs = model.virtual_tokens, model.pairs
 
     def source(rows: Sequence[Row], replay: Sequence[Row] = (), **training: Any) -> RowSource:
-        room = job.base.context - soft
+        room = job.base.context - soft - pairs
         encoded = [encode(renderer, job.task, job.prompt, row, room) for row in rows]
         encoded += [encode_replay(renderer, row, room) for row in replay]
         return RowSource(
@@ -91,6 +91,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             micro_batch_tokens=compute.micro_batch_tokens,
             seed=job.seed,
             soft=soft,
+            pairs=pairs,
             device=compute.device,
             **training,
         )
@@ -143,7 +144,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         for name, parameter in trainable.parameters.items():
             parameter.copy_(best.tensors[name])
     model.soft_encoder = None  # from here on the table answers
-    model.soft = None if parts.soft is None else parts.soft.to(model.device)
+    model.soft, model.kv = (None if each is None else each.to(model.device) for each in (parts.soft, parts.kv))
     kept = technique.kept(best.tensors)
     state = TrainingState(before.epochs + best.step // rows.steps_per_epoch, best.moments, kept)
     facts = {

@@ -77,6 +77,7 @@ class RowSource:
         micro_batch_tokens: int,
         seed: int,
         soft: int = 0,
+        pairs: int = 0,
         device: str = "cpu",
         dropout: bool = False,
         label_smoothing: float = 0.0,
@@ -85,7 +86,7 @@ class RowSource:
         if not rows:
             raise ValueError("no rows to train on")
         self.rows, self.batch_rows, self.seed, self.soft, self.device = list(rows), batch_rows, seed, soft, device
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens, self.pairs = micro_batch_tokens, pairs
         self.dropout, self.label_smoothing, self.first_epoch = dropout, label_smoothing, first_epoch
         self.head = 0 if dropout else shared_head(self.rows)
         self.steps_per_epoch = -(-len(self.rows) // batch_rows)
@@ -155,7 +156,13 @@ class RowSource:
 
     def _batch(self, rows: Sequence[Encoded]) -> Batch:
         h = self.head
-        packed = pack([row.ids[h:] for row in rows], head=rows[0].ids[:h], soft=self.soft, device=self.device)
+        packed = pack(
+            [row.ids[h:] for row in rows],
+            head=rows[0].ids[:h],
+            soft=self.soft,
+            pairs=self.pairs,
+            device=self.device,
+        )
         places, targets, weights = [], [], []
         for row, start in zip(rows, packed.starts, strict=True):
             for i, wanted in enumerate(row.supervised):

@@ -12,6 +12,7 @@ TABLE = {
     "few_shot": "tailorbird.techniques.few_shot:FewShot",
     "prompt_tuning": "tailorbird.techniques.prompt_tuning:PromptTuning",
     "p_tuning": "tailorbird.techniques.p_tuning:PTuning",
+    "prefix_tuning": "tailorbird.techniques.prefix_tuning:PrefixTuning",
     "lora": "tailorbird.techniques.lora:Lora",
     "peft": "tailorbird.techniques.peft_method:PeftMethod",
     "selective": "tailorbird.techniques.selective:Selective",

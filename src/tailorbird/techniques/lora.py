@@ -41,7 +41,7 @@ class Lora(Trained):
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models"
     Settings = LoraSettings
     makes = frozenset({"low_rank"})
-    beside = frozenset({"soft", "delta", "weights"})
+    beside = frozenset({"soft", "kv", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000

@@ -61,7 +61,7 @@ class PeftMethod(Trained):
     citation = "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation; the methods of the PEFT library"
     Settings = PeftSettings
     makes = frozenset({"peft"})
-    beside = frozenset({"soft", "delta", "weights"})
+    beside = frozenset({"soft", "kv", "delta", "weights"})
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> PeftSettings:
         large = rows >= 2000

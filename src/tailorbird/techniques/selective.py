@@ -47,7 +47,7 @@ class Selective(Trained):
     citation = "Ben Zaken et al. 2022, BitFit: Simple Parameter-efficient Fine-tuning (biases)"
     Settings = SelectiveSettings
     makes = frozenset({"delta"})
-    beside = frozenset({"soft", "low_rank", "peft", "weights"})
+    beside = frozenset({"soft", "kv", "low_rank", "peft", "weights"})
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> SelectiveSettings:
         """A few vectors stand a rate ten times that of whole blocks."""

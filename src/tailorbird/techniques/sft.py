@@ -29,7 +29,7 @@ class Sft(Trained):
     citation = "Ouyang et al. 2022, Training language models to follow instructions with human feedback, §3.5"
     Settings = SftSettings
     makes = frozenset({"weights"})
-    beside = frozenset({"soft"})
+    beside = frozenset({"soft", "kv"})
     folds = frozenset({"low_rank", "peft", "delta"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
