@@ -23,7 +23,7 @@ from tailorbird.testing.tiny import make_tiny_base, training_context
 from .test_packing import encoded
 
 ROWS = 8
-DROPPED = {"encoder": "lstm", "encoder_hidden_size": 8, "encoder_dropout": 0.3}
+DROPPED = {"encoder": "lstm", "encoder_hidden_size": 4, "encoder_dropout": 0.3, "total_virtual_tokens": 6}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in trained()},
     "p_tuning of an LSTM": ("p_tuning", DROPPED),
@@ -48,10 +48,14 @@ class Bench:
 
     def source(self, tokens: int = ONE_BY_EIGHT, dropout: float = 0.0, **options: Any) -> RowSource:
         self.model.drop_out(dropout)
-        soft = self.model.virtual_tokens
         return RowSource(
-            encoded(), batch_rows=ROWS, micro_batch_tokens=tokens, seed=0, soft=soft, dropout=dropout > 0, **options
+            encoded(), batch_rows=ROWS, micro_batch_tokens=tokens, seed=0, dropout=dropout > 0, **self.before, **options
         )
+
+    @property
+    def before(self) -> dict[str, int]:
+        """What stands before every row."""
+        return {"soft": self.model.virtual_tokens, "pairs": self.model.pairs}
 
     def gradient(self, source: RowSource) -> dict[str, Tensor]:
         """Of the mean loss over the supervised tokens of one step."""
@@ -109,9 +113,9 @@ def test_a_row_of_weight_two_counts_as_the_row_twice(bench: Bench) -> None:
 
     rows = [replace(row, weight=1.0) for row in encoded()[:3]]
     options: dict[str, Any] = {"batch_rows": ROWS, "micro_batch_tokens": 1, "seed": 0}
-    soft = bench.model.virtual_tokens
-    twice = RowSource([*rows, rows[0]], soft=soft, **options)
-    heavy = RowSource([replace(rows[0], weight=2.0), *rows[1:]], soft=soft, **options)
+    options |= bench.before
+    twice = RowSource([*rows, rows[0]], **options)
+    heavy = RowSource([replace(rows[0], weight=2.0), *rows[1:]], **options)
     agree(bench.gradient(twice), bench.gradient(heavy))
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tailorbird import store
+from tailorbird.artifacts.layout import read_parts
 from tailorbird.artifacts.manifest import read_manifest, write_manifest
 from tailorbird.artifacts.training_state import read_state
 from tailorbird.errors import ArtifactError, SpecError
@@ -119,6 +120,39 @@ def test_a_killed_continuation_ends_as_the_undisturbed_one(base: Path, kept: dic
         customize(replace(cut, stop=stop), tmp_path / "cut")
     customize(cut, tmp_path / "cut")
     assert hashes(tmp_path / "cut") == hashes(whole)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_what_the_parent_holds_stays_as_it_was_while_its_child_learns(
+    base: Path, kept: dict[str, Path], case: str
+) -> None:
+    """A training that explodes before its first checkpoint begins again from it."""
+    from dataclasses import replace
+
+    from tailorbird import techniques
+    from tailorbird.bases.facts import base_facts
+    from tailorbird.bases.model import load_model
+    from tailorbird.engine.attaching import Attachment
+    from tailorbird.engine.model import Model
+    from tailorbird.testing import training_context
+
+    name, own = CASES[case]
+    technique, parts = techniques.get(name), read_parts(kept[case])
+    state = read_state(kept[case] / technique.state_folder)
+    assert state is not None
+    model = Model(load_model(base))
+    Attachment(model, parts).put()
+    settings = technique.settings(own, base_facts(base), 8)
+    context = replace(training_context(), kept=state.tensors)
+    trainable = technique.trainable(model, settings, context)  # type: ignore[attr-defined]
+    held = [parts.soft, *(t for pair in (parts.low_rank.tensors if parts.low_rank else {}).values() for t in pair)]
+    held = [tensor for tensor in (*held, *state.tensors.values()) if tensor is not None]
+    before = [tensor.clone() for tensor in held]
+    with torch.no_grad():
+        for parameter in trainable.parameters.values():
+            parameter += 1.0
+    assert len(held) > 0
+    assert all(torch.equal(a, b) for a, b in zip(held, before, strict=True))
 
 
 def test_a_table_goes_on_as_a_soft_prompt_but_not_the_other_way_round(

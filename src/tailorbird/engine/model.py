@@ -100,7 +100,7 @@ class Model:
         return result.last_hidden_state[0]
 
     def forward(self, batch: Packed) -> Tensor:
-        if batch.segments.cached is None:
+        if self.kv is not None and batch.segments.cached is None:
             batch.segments.prefix = self.prefix()
         with self.dropout.over(batch.keys):
             embedded = self.dropout.embedded(self.embed(batch))

@@ -65,6 +65,8 @@ class Lora(Trained):
         layers = low_rank.present(model.network)
         if layers:  # a parent's, which this one goes on with
             _same_shape(layers, chosen, settings)
+            for layer in layers.values():  # the parent's own tensors stay as they are: a training may begin again
+                layer.lora_A.data, layer.lora_B.data = layer.lora_A.data.clone(), layer.lora_B.data.clone()
         else:
             tensors = {}
             for name in chosen:

@@ -131,7 +131,7 @@ class PTuning(Trained):
             tensors: Mapping[str, Tensor] = _initial(shapes, settings.encoder_hidden_size, context)
         else:  # a parent's table, made by the encoder that it kept
             tensors = _going_on(model.soft, shapes, context)
-        parameters = {name: nn.Parameter(tensor.to(model.device)) for name, tensor in tensors.items()}
+        parameters = {name: nn.Parameter(tensor.to(model.device, copy=True)) for name, tensor in tensors.items()}
         dropout = Dropout(settings.encoder_dropout or 0.0)
 
         def encoder(keys: Tensor | None) -> Tensor:
