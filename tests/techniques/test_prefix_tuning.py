@@ -24,7 +24,7 @@ from tailorbird.techniques.prefix_tuning import PrefixTuning, PrefixTuningSettin
 from tailorbird.testing import make_tiny_base, tiny_rows, training_context
 from tailorbird.testing.tiny import Shape
 
-from .making import make
+from .making import job, make
 
 SHAPES: tuple[Shape, ...] = ("llama", "gpt2", "qwen")  # Llama and Qwen with two keys for four queries
 
@@ -250,6 +250,16 @@ def test_a_tensor_that_is_not_the_prefix_is_refused(made: dict[str, Path], tmp_p
     save_file(changed[fault], folder / "adapter_model.safetensors")
     with pytest.raises(ArtifactError, match="not finite" if fault == "not finite" else "prompt_embeddings alone"):
         read_adapter(folder)
+
+
+@pytest.mark.parametrize("technique", ["prefix_tuning", "p_tuning"])
+def test_in_bf16_what_is_opened_is_what_was_live(bases: dict[str, Path], tmp_path: Path, technique: str) -> None:
+    """Keys, values and virtual tokens are kept in fp32; model and folder meet in their rounding."""
+    from tailorbird.customize import customize
+
+    customize(job(technique, bases["llama"], tmp_path / "work", dtype="bfloat16"), tmp_path / "made")
+    answerer = open_customization(tmp_path / "made", bases["llama"])  # compares the check rows
+    assert answerer.model.dtype == torch.bfloat16
 
 
 def test_pefts_layout_by_hand() -> None:
