@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-TECHNIQUES = ("sft", "lora", "prompt_tuning")
+TECHNIQUES = ("sft", "lora", "prompt_tuning", "p_tuning", "prefix_tuning")
 ROWS = {"short": 64, "long": 32}
 
 

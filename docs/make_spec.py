@@ -57,7 +57,9 @@ Short forms: `base: NAME`, `data: FILE` or a list of files, `task: KIND`, a cont
 One technique after another: `- {lora: {rank: 8}, label: specialist, after: sft}` starts from the contestant `sft`, and
 `after: runs/other:sft` from one of another run on the same base. What results holds the parent's parts and its own. A
 technique goes on with a parent's part of its own kind (rank, targets, number of virtual tokens as they were) and leaves
-others frozen in place; `sft` first adds to the weights what its parent put beside them.
+others frozen in place; `sft` first adds to the weights what its parent put beside them. `p_tuning` goes on with its
+encoder and the optimizer's state, others with the latter where the parent has `keep_optimizer: true`: at a constant
+rate without warm-up k epochs and k more are then 2k, bit for bit.
 
 More than once: `- {lora: {}, seeds: 5}` is made five times, and its interval speaks of the technique;
 `- {lora: {}, tune: 8}` first tries eight settings on Train and Tuning rows, the first its defaults, and

@@ -35,14 +35,14 @@ class SoftPromptAndBiases(Trained):
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         return {"learning_rate": 0.01, "epochs": 6 if rows < 2000 else 3, "batch_rows": 16}
 
-    def trainable(self, model: Any, settings: SoftPromptAndBiasesSettings, generator: Any) -> Any:
+    def trainable(self, model: Any, settings: SoftPromptAndBiasesSettings, context: Any) -> Any:
         import torch
 
         from tailorbird.engine.low_rank import base_parameters
         from tailorbird.engine.train import Trainable
 
         embeddings = model.embedding_weight.detach().float()
-        sampled = torch.randint(embeddings.shape[0], (settings.total_virtual_tokens,), generator=generator)
+        sampled = torch.randint(embeddings.shape[0], (settings.total_virtual_tokens,), generator=context.generator)
         model.soft = torch.nn.Parameter(embeddings[sampled.to(embeddings.device)].clone())
         norms = {name for name, module in model.network.named_modules() if "Norm" in type(module).__name__}
         tuned = {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird import store
 from tailorbird.artifacts.layout import DELTA, TOKENIZER_FILES, read_parts, save_weights
 from tailorbird.artifacts.manifest import read_manifest, verify
+from tailorbird.artifacts.training_state import STATE
 from tailorbird.errors import ArtifactError, SpecError
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def _copied(folder: Path, out: Path) -> None:
             f"{read_manifest(folder).technique} changed weights of the base itself, which no other tool reads apart",
             remedy="export it with --merge: whole weights with the change in them",
         )
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OURS):
+    kept = {path.parent for path in folder.glob(f"*/{STATE}")}  # for going on with the training: no other tool's
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OURS and p.parent not in kept):
         target = out / file.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
@@ -93,9 +95,10 @@ def _merged(folder: Path, out: Path, base_folder: Path, dtype: str) -> dict[str,
     if not parts.kinds & {"low_rank", "peft", "delta"}:
         what = "whole weights already" if "weights" in parts.kinds else "no weights to merge"
         raise SpecError(f"{manifest.technique} has {what}", remedy="export it without --merge")
-    if "soft" in parts.kinds:
+    if parts.positions:
+        what = "a soft prompt" if "soft" in parts.kinds else "a prefix"
         raise SpecError(
-            f"{manifest.label} has a soft prompt beside its weights, and a soft prompt is no weight",
+            f"{manifest.label} has {what} beside its weights, and {what} is no weight",
             remedy="export it without --merge",
         )
     weights = parts.weights if isinstance(parts.weights, Path) else base_folder

@@ -18,23 +18,29 @@ from tailorbird.engine.optimizer import Optimizer
 from tailorbird.engine.train import Trainable
 from tailorbird.techniques.base import Trained
 from tailorbird.testing.kills import trained
-from tailorbird.testing.tiny import make_tiny_base
+from tailorbird.testing.tiny import make_tiny_base, training_context
 
 from .test_packing import encoded
 
 ROWS = 8
+DROPPED = {"encoder": "lstm", "encoder_hidden_size": 4, "encoder_dropout": 0.3, "total_virtual_tokens": 6}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in trained()},
+    "p_tuning of an LSTM": ("p_tuning", DROPPED),
+}
 ONE_BY_EIGHT, TWO_BY_FOUR, EIGHT_BY_ONE, UNEQUAL = 10_000, 38, 1, 30  # tokens of a micro-batch of `encoded` rows
 
 
 class Bench:
     """A technique on a model in double precision, away from its starting point (where LoRA's A has no gradient)."""
 
-    def __init__(self, name: str, model: Model, base: Path) -> None:
+    def __init__(self, case: str, model: Model, base: Path) -> None:
+        name, asked = CASES[case]
         technique = techniques.get(name)
         assert isinstance(technique, Trained)
-        settings = technique.settings({}, base_facts(base), ROWS)
+        settings = technique.settings(asked, base_facts(base), ROWS)
         self.technique, self.model = technique, model
-        self.trainable: Trainable = technique.trainable(model, settings, torch.Generator().manual_seed(1))
+        self.trainable: Trainable = technique.trainable(model, settings, training_context(1))
         noise = torch.Generator().manual_seed(2)
         for parameter in self.trainable.parameters.values():
             parameter.data = parameter.data.double()
@@ -42,10 +48,14 @@ class Bench:
 
     def source(self, tokens: int = ONE_BY_EIGHT, dropout: float = 0.0, **options: Any) -> RowSource:
         self.model.drop_out(dropout)
-        soft = self.model.virtual_tokens
         return RowSource(
-            encoded(), batch_rows=ROWS, micro_batch_tokens=tokens, seed=0, soft=soft, dropout=dropout > 0, **options
+            encoded(), batch_rows=ROWS, micro_batch_tokens=tokens, seed=0, dropout=dropout > 0, **self.before, **options
         )
+
+    @property
+    def before(self) -> dict[str, int]:
+        """What stands before every row."""
+        return {"soft": self.model.virtual_tokens, "pairs": self.model.pairs}
 
     def gradient(self, source: RowSource) -> dict[str, Tensor]:
         """Of the mean loss over the supervised tokens of one step."""
@@ -66,7 +76,7 @@ def agree(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-10) 
         assert float((gradient - b[name]).abs().max()) <= tolerance, name
 
 
-@pytest.fixture(params=trained())
+@pytest.fixture(params=list(CASES))
 def bench(request: pytest.FixtureRequest, exact: Model, base: Path) -> Bench:
     return Bench(request.param, exact, base)
 
@@ -103,9 +113,9 @@ def test_a_row_of_weight_two_counts_as_the_row_twice(bench: Bench) -> None:
 
     rows = [replace(row, weight=1.0) for row in encoded()[:3]]
     options: dict[str, Any] = {"batch_rows": ROWS, "micro_batch_tokens": 1, "seed": 0}
-    soft = bench.model.virtual_tokens
-    twice = RowSource([*rows, rows[0]], soft=soft, **options)
-    heavy = RowSource([replace(rows[0], weight=2.0), *rows[1:]], soft=soft, **options)
+    options |= bench.before
+    twice = RowSource([*rows, rows[0]], **options)
+    heavy = RowSource([replace(rows[0], weight=2.0), *rows[1:]], **options)
     agree(bench.gradient(twice), bench.gradient(heavy))
 
 

@@ -70,7 +70,7 @@ class Training:
             checkpoint_steps=2,
             progress=lambda done, total, note: None,
             stop=stop,
-            restart=lambda: self.start,
+            restart=lambda: {f"master/{name}": value for name, value in self.start.items()},
             **options,
         )
 

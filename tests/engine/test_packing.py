@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -19,15 +20,22 @@ TOKENS = st.lists(st.integers(0, 250), min_size=1, max_size=9)
 QUICK = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def alone(model: Model, ids: list[int], soft: torch.Tensor | None = None) -> torch.Tensor:
+def alone(
+    model: Model, ids: list[int], soft: torch.Tensor | None = None, kv: torch.Tensor | None = None
+) -> torch.Tensor:
     """The model's own forward of one row, with torch's fused attention: the oracle."""
     network = model.network
     network.set_attn_implementation("sdpa")
     embedded = model.embeddings(torch.tensor(ids))
     if soft is not None:
         embedded = torch.cat([soft.to(embedded.dtype), embedded])
+    before: dict[str, Any] = {"use_cache": False}
+    if kv is not None:
+        from transformers import DynamicCache
+
+        before = {"past_key_values": DynamicCache(tuple(kv.unsqueeze(2)))}  # keys and values (1, G, n, D) of each layer
     with torch.no_grad():
-        logits = network(inputs_embeds=embedded.unsqueeze(0), use_cache=False).logits[0, -1]
+        logits = network(inputs_embeds=embedded.unsqueeze(0), **before).logits[0, -1]
     network.set_attn_implementation(segments.NAME)
     return logits
 
@@ -37,27 +45,26 @@ def alone(model: Model, ids: list[int], soft: torch.Tensor | None = None) -> tor
     head=st.lists(st.integers(0, 250), max_size=6),
     rows=st.lists(TOKENS, min_size=1, max_size=5),
     soft=st.integers(0, 3),
+    pairs=st.integers(0, 3),
 )
 def test_a_row_in_any_packed_batch_equals_the_row_alone(
-    exact: Model, head: list[int], rows: list[list[int]], soft: int
+    exact: Model, head: list[int], rows: list[list[int]], soft: int, pairs: int
 ) -> None:
-    vectors = (
-        torch.randn(soft, exact.hidden_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        if soft
-        else None
-    )
-    exact.soft = vectors
+    noise = torch.Generator().manual_seed(0)
+    vectors = torch.randn(soft, exact.hidden_size, generator=noise, dtype=torch.float64) if soft else None
+    kv = torch.randn(exact.kv_shape(pairs), generator=noise, dtype=torch.float64) if pairs else None
+    exact.soft, exact.kv = vectors, kv
     with torch.no_grad():
-        batch = pack(rows, head=head, soft=soft)
+        batch = pack(rows, head=head, soft=soft, pairs=pairs)
         hidden = exact.forward(batch)
         packed = [exact.logits(hidden[end].unsqueeze(0))[0] for end in batch.ends]
         cached = exact.cache_head(head)
         later = pack(rows, cached=cached)
         hidden = exact.forward(later)
         from_cache = [exact.logits(hidden[end].unsqueeze(0))[0] for end in later.ends]
-    exact.soft = None
+    exact.soft = exact.kv = None
     for row, a, b in zip(rows, packed, from_cache, strict=True):
-        wanted = alone(exact, head + row, vectors)
+        wanted = alone(exact, head + row, vectors, kv)
         assert torch.allclose(a, wanted, atol=1e-9)
         assert torch.allclose(b, wanted, atol=1e-9)
 

@@ -45,6 +45,17 @@ def test_a_chain_is_planned_as_it_is_written() -> None:
         ([Link("x", "lora", None), Link("today", None, "x")], {"today": "only a technique can start"}),
         ([Link("f", "few_shot", None), Link("a", "lora", "f")], {"a": "`f` is a prompt, and its weights are"}),
         ([Link("p", "prompt_tuning", None), Link("z", "zero_shot", "p")], {"z": "zero_shot has no use for soft"}),
+        (
+            [Link("p", "prompt_tuning", None), Link("q", "p_tuning", "p")],
+            {"q": "p_tuning goes on with soft only where p_tuning made it"},
+        ),
+        (
+            [Link("p", "p_tuning", None), Link("l", "lora", "p"), Link("q", "p_tuning", "l")],
+            {"q": "p_tuning goes on with soft only where p_tuning made it"},
+        ),
+        ([Link("k", "prefix_tuning", None), Link("p", "prompt_tuning", "k")], {"p": "prompt_tuning has no use for kv"}),
+        ([Link("p", "p_tuning", None), Link("q", "p_tuning", "p"), Link("t", "prompt_tuning", "q")], {}),
+        ([Link("k", "prefix_tuning", None), Link("w", "sft", "k"), Link("m", "prefix_tuning", "w")], {}),
         ([Link("l", "lora", None), Link("s", "selective", "l"), Link("w", "sft", "s")], {}),
         ([Link("s", "sft", None), Link("e", "selective", "s"), Link("f", "few_shot", "e")], {}),
         ([Link("a", "lora", "runs/other:sft"), Link("b", "my.file:Mine", "a"), Link("c", "lora", "b")], {}),

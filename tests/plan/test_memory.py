@@ -128,3 +128,30 @@ def vars_of(facts: BaseFacts) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(facts)
+
+
+def test_what_stands_before_the_text_is_counted_as_it_is_trained() -> None:
+    """Keys and values of 3 heads of 64 in 30 layers; embedding and three layers; an LSTM of two layers, by hand."""
+    assert learned_by("prefix_tuning", {"total_virtual_tokens": 20}, BASE) == Learned(
+        20 * 30 * 2 * 192, whole=False, inputs=False, pairs=20
+    )
+    asked = {"learning_rate": 0.1, "epochs": 1, "batch_rows": 1}
+    mlp = {**asked, "total_virtual_tokens": 20, "encoder_hidden_size": 576}
+    assert learned_by("p_tuning", mlp, BASE).parameters == 20 * 576 + 3 * (576 * 576 + 576)
+    lstm = {**asked, "total_virtual_tokens": 2, "encoder_hidden_size": 4, "encoder": "lstm"}
+    layer = 2 * (16 * 8 + 16 * 4 + 2 * 16)  # both ways, four gates of 4; 8 wide is the input, and what both ways give
+    assert learned_by("p_tuning", lstm, TINY).parameters == 2 * 8 + 2 * layer + 2 * (8 * 8 + 8)
+
+
+def test_pairs_of_a_prefix_are_looked_back_at_and_are_no_tokens() -> None:
+    """As by hand above, with 5 pairs: 14 looked back at. 3328 + 384 + keys and values 896 + weights 1344 = 5952."""
+    batch = MicroBatch(head=3, tokens=10, rows=2, longest=6, answers=4)
+    prefix = Learned(160, whole=False, inputs=False, pairs=5)
+    assert activations(TINY, prefix, batch, 4, dropout=False, recompute=False) == 2 * 5952
+
+    def needed(technique: str, count: int) -> int:
+        settings = {"batch_rows": 16, "total_virtual_tokens": count}
+        return training_bytes(long_rows(), technique, settings, "float32", 4096)
+
+    assert needed("prefix_tuning", 20) < needed("prompt_tuning", 20)
+    assert needed("prefix_tuning", 2000) > needed("prefix_tuning", 20)

@@ -58,16 +58,14 @@ def test_a_spec_names_it_and_a_run_measures_it(world: World) -> None:
 
 
 def test_it_learns_the_soft_prompt_the_biases_and_the_norms(tmp_path: Path) -> None:
-    import torch
-
     from tailorbird.bases.model import load_model
     from tailorbird.engine.model import Model
-    from tailorbird.testing import make_tiny_base
+    from tailorbird.testing import make_tiny_base, training_context
 
     technique = get("soft_prompt_and_biases:SoftPromptAndBiases")
     model = Model(load_model(make_tiny_base(tmp_path, "gpt2")))
     asked = {"learning_rate": 0.1, "epochs": 1, "batch_rows": 1, "norms": False}
     settings = technique.Settings.model_validate(asked)
-    trainable = technique.trainable(model, settings, torch.Generator())  # type: ignore[attr-defined]
+    trainable = technique.trainable(model, settings, training_context())  # type: ignore[attr-defined]
     assert "prompt_embeddings" in trainable.parameters
     assert len(trainable.parameters) == 1 + 13

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tailorbird import techniques
-from tailorbird.testing import technique_contract
+from tailorbird.testing import Beside, technique_contract
 from tailorbird.testing.cases import TRAINING
 
 STORIES = Path(__file__).parents[1] / "fixtures" / "stories260k"
@@ -18,7 +18,33 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
     "prompt_tuning": (
         {"learning_rate": 0.3, "epochs": 100, "batch_rows": 8},
-        {**TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
+        {
+            **TRAINING,
+            "total_virtual_tokens": 5,
+            "initialization": "random",
+            "initialization_text": Beside("red or green", {"initialization": "text"}),
+        },
+    ),
+    "p_tuning": (
+        {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8},
+        {
+            **TRAINING,
+            "keep_optimizer": False,
+            "total_virtual_tokens": 5,
+            "encoder": "lstm",
+            "encoder_hidden_size": 24,
+            "encoder_layers": Beside(1, {"encoder": "lstm"}),
+            "encoder_dropout": Beside(0.5, {"encoder": "lstm"}),
+        },
+    ),
+    "prefix_tuning": (
+        {"learning_rate": 0.1, "epochs": 60, "batch_rows": 8},
+        {
+            **TRAINING,
+            "total_virtual_tokens": 5,
+            "initialization": "random",
+            "initialization_text": "red or green",
+        },
     ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 60, "batch_rows": 8},

@@ -20,7 +20,7 @@ from tailorbird.engine.model import Model
 from tailorbird.engine.train import token_loss
 from tailorbird.errors import ArtifactError, SpecError
 from tailorbird.techniques.peft_method import PeftSettings
-from tailorbird.testing import make_tiny_base, tiny_rows
+from tailorbird.testing import make_tiny_base, tiny_rows, training_context
 from tailorbird.types import Request
 
 from .making import make
@@ -86,7 +86,7 @@ def test_the_gradient_of_packed_rows_is_that_of_rows_alone(bases: dict[str, Path
     for tokens in (10_000, 1):
         model = Model(load_model(bases[shape]).double())
         model.network.requires_grad_(False)
-        trainable = PeftMethod().trainable(model, settings, torch.Generator().manual_seed(3))
+        trainable = PeftMethod().trainable(model, settings, training_context(3))
         with torch.no_grad():  # away from the start, where some gradients are zero
             for number, parameter in enumerate(trainable.parameters.values()):
                 parameter.data = parameter.data.double()

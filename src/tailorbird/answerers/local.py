@@ -90,7 +90,7 @@ class LocalAnswerer:
         return self._head, self._cached
 
     def _check_length(self, request: Request, tokens: int, answer: int) -> None:
-        virtual = 0 if self.parts.soft is None else int(self.parts.soft.shape[0])
+        virtual = self.parts.positions
         if tokens + virtual + answer > self.base.context:
             raise DataError(
                 f"row {request.key or request.id}: {tokens} prompt tokens, {virtual} virtual and {answer} answer "
@@ -120,7 +120,7 @@ class LocalAnswerer:
     ) -> Iterator[tuple[list[int], list[list[int]], KeyValues | None]]:
         """Batches of (numbers, ids behind the head, cached head); prompts without the head come apart."""
         head, cached = self._shared(model)
-        virtual = model.virtual_tokens
+        virtual = self.parts.positions
         shared = [(i, p[len(head) :]) for i, p in enumerate(prompts) if p[: len(head)] == head and len(p) > len(head)]
         known = {i for i, _ in shared}
         for batch in self._batches(shared, extra, len(head) + virtual):
@@ -232,7 +232,7 @@ class LocalAnswerer:
 
     def bits(self, texts: Sequence[str]) -> Iterator[float]:
         """Bits to code each text (its tokens but the first) as plain text, with the customization in place."""
-        virtual = 0 if self.parts.soft is None else int(self.parts.soft.shape[0])
+        virtual = self.parts.positions
         rows = []
         for text in texts:
             ids = self.renderer.plain(text)[: self.base.context - virtual]
@@ -255,7 +255,7 @@ class LocalAnswerer:
 
     def kl(self, walks: Sequence[Walk], base: LocalAnswerer) -> Iterator[float]:
         """Sum of KL(base || this) over the positions of each walk, nats, with this customization's parts in place."""
-        virtual = 0 if self.parts.soft is None else int(self.parts.soft.shape[0])
+        virtual = self.parts.positions
         for batch in self._batches([(i, list(walk.ids)) for i, walk in enumerate(walks)], 0, virtual):
             yield from divergences(base.attached, self.attached, [walks[i] for i, _ in batch])
         give_back_freed_memory()
@@ -263,7 +263,7 @@ class LocalAnswerer:
     def _log_probabilities(self, rows: list[tuple[list[int], list[bool]]]) -> list[float]:
         found = [0.0] * len(rows)
         with self.attached() as model:
-            for batch in self._batches([(i, ids) for i, (ids, _) in enumerate(rows)], 0, model.virtual_tokens):
+            for batch in self._batches([(i, ids) for i, (ids, _) in enumerate(rows)], 0, self.parts.positions):
                 values = log_probabilities(model, [rows[i] for i, _ in batch])
                 for (i, _), value in zip(batch, values, strict=True):
                     found[i] = value
@@ -299,7 +299,9 @@ class LocalAnswerer:
         tokens = prompt + answer
         base = self.base
         body = base.flops_per_token * tokens
-        attention = 4.0 * base.layers * base.heads * base.head_dim * tokens * tokens / 2
+        pairs = self.parts.positions - (0 if self.parts.soft is None else int(self.parts.soft.shape[0]))
+        # A prefix is looked back at by every token, and computed for none.
+        attention = 4.0 * base.layers * base.heads * base.head_dim * tokens * (tokens / 2 + pairs)
         output = 2.0 * base.vocabulary * base.hidden_size * (answer + 1)
         extra = 0.0
         if self.parts.low_rank is not None:

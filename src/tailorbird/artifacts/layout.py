@@ -64,19 +64,23 @@ def write_parts(folder: Path, parts: Parts, base_folder: Path, base_name: str, t
     below = "../weights" if parts.weights is not None else base_name
     if parts.low_rank is not None:
         inside = place("low_rank")
-        _save(inside / ADAPTER, lora_tensors(parts.low_rank))
+        write_tensors(inside / ADAPTER, lora_tensors(parts.low_rank))
         store.write_json(inside / ADAPTER_CONFIG, lora_config(parts.low_rank, below))
     if parts.peft is not None:
         inside = place("peft")
-        _save(inside / ADAPTER, parts.peft.tensors)
+        write_tensors(inside / ADAPTER, parts.peft.tensors)
         named = {"base_model_name_or_path": below, "task_type": "CAUSAL_LM", "inference_mode": True}
         store.write_json(inside / ADAPTER_CONFIG, {**parts.peft.config, **named})
     if parts.soft is not None:
         inside = place("soft")
-        _save(inside / ADAPTER, {"prompt_embeddings": parts.soft})
+        write_tensors(inside / ADAPTER, {"prompt_embeddings": parts.soft})
         store.write_json(inside / ADAPTER_CONFIG, prompt_tuning_config(parts.soft, base_folder, below))
+    if parts.kv is not None:
+        inside = place("kv")
+        write_tensors(inside / ADAPTER, {"prompt_embeddings": prefix_table(parts.kv)})
+        store.write_json(inside / ADAPTER_CONFIG, prefix_tuning_config(parts.kv, below))
     if parts.delta is not None:
-        _save(place("delta") / DELTA, parts.delta)
+        write_tensors(place("delta") / DELTA, parts.delta)
     if parts.weights is not None:
         assert not isinstance(parts.weights, Path)
         save_weights(place("weights"), parts.weights, base_folder)
@@ -101,7 +105,7 @@ def _whole(parts: Parts) -> Parts:
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor], base_folder: Path, dtype: str = "float32") -> None:
     """Whole weights as transformers reads them, with the base's config."""
-    _save(folder / WEIGHTS, weights, dtype)
+    write_tensors(folder / WEIGHTS, weights, dtype)
     config = store.read_json(base_folder / "config.json")
     config["dtype"] = dtype
     config.pop("torch_dtype", None)
@@ -118,7 +122,7 @@ def tensor_files(folder: Path) -> list[Path]:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The fp32 tensors of whole weights, by name."""
-    return _load(folder / WEIGHTS)
+    return read_tensors(folder / WEIGHTS)
 
 
 def read_parts(folder: Path) -> Parts:
@@ -137,42 +141,83 @@ def read_parts(folder: Path) -> Parts:
 
 def read_adapter(folder: Path) -> dict[str, Any]:
     """A PEFT adapter folder, ours or made elsewhere, as fields of `Parts`: LORA, PROMPT_TUNING, the table of a
-    P_TUNING, or one of `PEFT_FIELDS`, whose layers are PEFT's own."""
+    P_TUNING, PREFIX_TUNING, or one of `PEFT_FIELDS`, whose layers are PEFT's own."""
     config_path, path = folder / ADAPTER_CONFIG, folder / ADAPTER
     config = store.read_json(config_path)
     if not path.is_file():
         raise ArtifactError(f"{ADAPTER} is missing beside adapter_config.json", where=str(folder))
-    tensors = _load(path)
+    tensors = read_tensors(path)
     kind = config.get("peft_type")
     if kind in ("PROMPT_TUNING", "P_TUNING"):
         return {"soft": _read_soft(folder, config, tensors)}
+    if kind == "PREFIX_TUNING":
+        return {"kv": _read_kv(folder, config, tensors)}
     if kind in PEFT_FIELDS and (kind != "LORA" or config.get("use_dora")):
         return {"peft": _read_peft(folder, config, tensors)}
     if kind == "LORA":
         return {"low_rank": _read_lora(folder, config, tensors)}
-    known = ", ".join(("PROMPT_TUNING", "P_TUNING", *PEFT_FIELDS))
+    known = ", ".join(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", *PEFT_FIELDS))
     raise ArtifactError(f"adapters of type {kind!r} are not supported ({known} are)", where=str(config_path))
 
 
 def _read_delta(folder: Path) -> dict[str, Tensor]:
-    values = _load(folder / DELTA)
+    values = read_tensors(folder / DELTA)
     if not values:
         raise ArtifactError("the delta holds no tensors", where=str(folder / DELTA))
     return values
 
 
 def _read_soft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+    return _read_table(folder, tensors, (config.get("num_virtual_tokens"), config.get("token_dim")))
+
+
+def _read_table(folder: Path, tensors: Mapping[str, Tensor], wanted: tuple[Any, Any]) -> Tensor:
+    """The one tensor of PEFT's prompt learning methods, if it has the wanted shape."""
     if set(tensors) != {"prompt_embeddings"}:
         raise ArtifactError(
             f"expected the tensor prompt_embeddings alone, found {sorted(tensors)}", where=str(folder / ADAPTER)
         )
-    soft = tensors["prompt_embeddings"]
-    wanted = (config.get("num_virtual_tokens"), config.get("token_dim"))
-    if soft.dim() != 2 or tuple(soft.shape) != wanted:
+    table = tensors["prompt_embeddings"]
+    if table.dim() != 2 or tuple(table.shape) != wanted:
         raise ArtifactError(
-            f"prompt_embeddings has shape {tuple(soft.shape)}, its config says {wanted}", where=str(folder / ADAPTER)
+            f"prompt_embeddings has shape {tuple(table.shape)}, its config says {wanted}", where=str(folder / ADAPTER)
         )
-    return soft
+    return table
+
+
+def _read_kv(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+    names = ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim")
+    n, layers, heads, width = sizes = [config.get(name, 0) for name in names]
+    if not all(type(size) is int and size > 0 for size in sizes) or width % heads:
+        raise ArtifactError(
+            f"{', '.join(names)} are {n}, {layers}, {heads}, {width}: no sizes of a prefix",
+            where=str(folder / ADAPTER_CONFIG),
+        )
+    table = _read_table(folder, tensors, (n, layers * 2 * width))
+    return table.view(n, layers, 2, heads, width // heads).permute(1, 2, 3, 0, 4).contiguous()
+
+
+def prefix_table(kv: Tensor) -> Tensor:
+    """(layers, 2, heads, n, D) as PEFT lays it out: (n, layers * 2 * heads * D), a layer's keys before its values."""
+    return kv.permute(3, 0, 1, 2, 4).reshape(kv.shape[3], -1)
+
+
+def prefix_tuning_config(kv: Tensor, base_name: str) -> dict[str, Any]:
+    """With grouped queries `num_attention_heads` and `token_dim` are those of the keys, as PEFT has them."""
+    layers, _, heads, n, size = kv.shape
+    return {
+        "peft_type": "PREFIX_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "num_virtual_tokens": int(n),
+        "token_dim": int(heads * size),
+        "num_transformer_submodules": 1,
+        "num_attention_heads": int(heads),
+        "num_layers": int(layers),
+        "encoder_hidden_size": int(heads * size),
+        "prefix_projection": False,
+        "inference_mode": True,
+    }
 
 
 def _read_peft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PeftAdapter:
@@ -278,7 +323,7 @@ def prompt_tuning_config(soft: Tensor, base_folder: Path, base_name: str) -> dic
     }
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -289,7 +334,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor], dtype: str = "float32") -> 
     )
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -97,14 +97,15 @@ class PeftAdapter:
     tensors: Mapping[str, Tensor]
 
 
-KINDS = ("soft", "low_rank", "peft", "delta", "weights")
+KINDS = ("soft", "kv", "low_rank", "peft", "delta", "weights")
 """The parts that hold tensors, by the name of their field in `Parts`."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """`soft`: (total_virtual_tokens, hidden_size). `weights`: tensors by name when writing, the folder that holds
-    them when read. `delta`: fp32 values of some of the base's own parameters, by name.
+    """`soft`: (total_virtual_tokens, hidden_size). `kv`: (layers, 2, key/value heads, total_virtual_tokens, head size),
+    keys as rotated to the positions from 0 on, and values. `weights`: tensors by name when writing, the folder that
+    holds them when read. `delta`: fp32 values of some of the base's own parameters, by name.
 
     A delta holds the values themselves, not their differences: base + (value - base) need not be value again in
     floating point, and what is opened would not be what was trained.
@@ -117,6 +118,13 @@ class Parts:
     weights: Mapping[str, Tensor] | Path | None = None
     delta: Mapping[str, Tensor] | None = None
     peft: PeftAdapter | None = None
+    kv: Tensor | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions of the context that stand before the text: virtual tokens, and pairs of a prefix."""
+        soft = 0 if self.soft is None else int(self.soft.shape[0])
+        return soft + (0 if self.kv is None else int(self.kv.shape[3]))
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from tailorbird.customize.parent import Parent
 from tailorbird.techniques.base import Technique
 
 if TYPE_CHECKING:
+    from tailorbird.artifacts.training_state import TrainingState
     from tailorbird.bases.renderer import Renderer
 
 TopLogits = Callable[[Sequence[int]], tuple[list[int], list[float]]]
@@ -29,17 +30,21 @@ def hand_over(
     top_logits: TopLogits,
     out: Path,
     parent: Parent | None = None,
+    state: TrainingState | None = None,
 ) -> None:
     """Write the folder beside, with the logits of three Train rows as the live model gives them, then publish it."""
     from tailorbird.answerers.opening import environment
     from tailorbird.artifacts.layout import write_parts
     from tailorbird.artifacts.manifest import write_manifest
+    from tailorbird.artifacts.training_state import write_state
 
     compute, base_folder = job.compute, Path(job.base.folder)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     write_parts(temporary, parts, base_folder, job.base.name, renderer.template)
+    if state is not None:
+        write_state(temporary / technique.state_folder, state)
     checks = []
     for row in job.train[:CHECK_ROWS]:
         ids = renderer.prompt(parts.prompt.conversation(row.prompt))

@@ -57,6 +57,12 @@ class Job:
         return Prompt(self.task.instruction or None)
 
     @property
+    def task_text(self) -> str:
+        """The task in words: what a prompt that is learned can start from."""
+        labels = ", ".join(self.task.labels.values())
+        return "\n".join(text for text in (self.task.instruction, labels) if text)
+
+    @property
     def decode(self) -> Decode:
         return decode_of(self.task)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.artifacts.layout import read_parts
 from tailorbird.artifacts.manifest import Manifest, verify
 from tailorbird.artifacts.parts import Parts
+from tailorbird.artifacts.training_state import TrainingState, read_state
 from tailorbird.customize.job import Job
 from tailorbird.errors import SpecError
 from tailorbird.techniques.base import Technique
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parent:
+    """`state`: what it kept for going on, where the same technique does."""
+
     manifest: Manifest
     parts: Parts
+    state: TrainingState | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What the child's manifest says of it."""
@@ -61,8 +65,20 @@ def read_parent(job: Job, technique: Technique) -> Parent | None:
             where=str(job.parent),
             remedy="name another parent",
         )
+    same = manifest.technique == job.technique
+    if not same and (own := parts.kinds & technique.own_only):
+        raise SpecError(
+            f"{technique.name} cannot start from {name}: it goes on with a part {', '.join(sorted(own))} only where "
+            f"{technique.name} made it",
+            where=str(job.parent),
+            remedy=f"name a parent that {technique.name} made",
+        )
+    state = read_state(job.parent / technique.state_folder) if same else None
     job.say(f"starts from {name}, {manifest.identity[:23]}")
-    return Parent(manifest, parts)
+    if state is not None:
+        kept = " with the optimizer's state" if state.moments else ""
+        job.say(f"goes on{kept} after {state.epochs} epochs")
+    return Parent(manifest, parts, state)
 
 
 def starting_model(job: Job, technique: Technique, parent: Parent | None) -> tuple[Model, dict[str, Tensor]]:

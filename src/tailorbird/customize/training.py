@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.artifacts.parts import Prompt
+from tailorbird.artifacts.training_state import TrainingState, fitting_moments
 from tailorbird.customize.fitting import fit_memory
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
 from tailorbird.customize.parent import read_parent, starting_model
 from tailorbird.errors import DataError
-from tailorbird.techniques.base import Trained
+from tailorbird.techniques.base import Trained, TrainingContext
 from tailorbird.types import Message, Role, Row
 
 if TYPE_CHECKING:
@@ -64,21 +65,24 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
     parent = read_parent(job, technique)
+    before = (parent.state if parent is not None else None) or TrainingState(0, {}, {})
 
     def begin() -> tuple[Model, Trainable]:
         """The model with what is trained, as training begins."""
         model, exact = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
-        trainable = technique.trainable(model, settings, generator)
+        context = TrainingContext(generator, renderer.plain, job.task_text, before.tensors)
+        trainable = technique.trainable(model, settings, context)
         trainable.masters = {name: exact.pop(name) for name in trainable.parameters if name in exact}
+        trainable.moments = fitting_moments(before, trainable.parameters, f"{job.parent}/{technique.state_folder}")
         return model, trainable
 
     model, trainable = begin()
     model.drop_out(settings.dropout)
-    soft = model.virtual_tokens
+    soft, pairs = model.virtual_tokens, model.pairs
 
     def source(rows: Sequence[Row], replay: Sequence[Row] = (), **training: Any) -> RowSource:
-        room = job.base.context - soft
+        room = job.base.context - soft - pairs
         encoded = [encode(renderer, job.task, job.prompt, row, room) for row in rows]
         encoded += [encode_replay(renderer, row, room) for row in replay]
         return RowSource(
@@ -87,11 +91,18 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             micro_batch_tokens=compute.micro_batch_tokens,
             seed=job.seed,
             soft=soft,
+            pairs=pairs,
             device=compute.device,
             **training,
         )
 
-    rows = source(job.train, job.replay, dropout=settings.dropout > 0, label_smoothing=settings.label_smoothing)
+    rows = source(
+        job.train,
+        job.replay,
+        dropout=settings.dropout > 0,
+        label_smoothing=settings.label_smoothing,
+        first_epoch=before.epochs,
+    )
     tuning = source(job.tuning) if len(job.tuning) else None
     schedule = Schedule(
         settings.learning_rate, settings.epochs * rows.steps_per_epoch, settings.warmup_share, settings.schedule
@@ -118,6 +129,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         judged=job.judged,
         l2_to_start=settings.l2_to_start,
         patience=settings.patience,
+        keep_moments=settings.keep_optimizer,
         restart=lambda: begin()[1].start(),
     )
     store.write_jsonl(job.work / "log.jsonl", best.log)
@@ -135,6 +147,10 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, parameter in trainable.parameters.items():
             parameter.copy_(best.tensors[name])
+    model.soft_encoder = None  # from here on the table answers
+    model.soft, model.kv = (None if each is None else each.to(model.device) for each in (parts.soft, parts.kv))
+    kept = technique.kept(best.tensors)
+    state = TrainingState(before.epochs + best.step // rows.steps_per_epoch, best.moments, kept)
     facts = {
         "steps": best.steps,
         "best_step": best.step,
@@ -148,7 +164,9 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         "recompute": recompute,
     }
     _check_moved(job, best)
-    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out, parent)
+    hand_over(job, technique, parts, renderer, facts, lambda ids: top_logits(model, ids), out, parent,
+        state if kept or best.moments else None,
+    )  # fmt: skip
     return facts
 
 

@@ -27,6 +27,7 @@ class Attachment:
     def __init__(self, model: Model, parts: Parts) -> None:
         self.model, device = model, model.device
         self.soft = None if parts.soft is None else _fitting_soft(model, parts.soft).to(device)
+        self.kv = None if parts.kv is None else _fitting_kv(model, parts.kv).to(device)
         self.update: dict[str, tuple[Tensor, Tensor]] = {}
         self.scale = 0.0
         if parts.low_rank is not None:
@@ -46,11 +47,11 @@ class Attachment:
         if self.peft is not None:
             self.peft.put()
             self._undo.append(self.peft.take)
-        self.model.soft = self.soft
+        self.model.soft, self.model.kv = self.soft, self.kv
 
     def take(self) -> None:
         """Out again, the last one first."""
-        self.model.soft = None
+        self.model.soft = self.model.kv = None
         while self._undo:
             self._undo.pop()()
 
@@ -87,6 +88,15 @@ def _fitting_soft(model: Model, soft: Tensor) -> Tensor:
     if soft.shape[1] != model.hidden_size:
         raise ArtifactError(f"the soft prompt is {soft.shape[1]} wide, the base {model.hidden_size}")
     return soft
+
+
+def _fitting_kv(model: Model, kv: Tensor) -> Tensor:
+    wanted = model.kv_shape(int(kv.shape[3]))
+    if tuple(kv.shape) != wanted:
+        names = ("layers", "keys and values", "heads", "pairs", "head size")
+        which = next(name for name, a, b in zip(names, kv.shape, wanted, strict=True) if a != b)
+        raise ArtifactError(f"the prefix is {tuple(kv.shape)}, on this base it is {wanted}: other {which}")
+    return kv
 
 
 def _fit_low_rank(network: nn.Module, parts: Parts) -> None:

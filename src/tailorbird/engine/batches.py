@@ -65,7 +65,8 @@ class RowSource:
     """Batches of training rows by step. `next(step)` is pure: the same step gives the same micro-batches.
 
     dropout, label_smoothing: for the steps of training; `everything()`, which a held-out loss is taken on, has neither.
-    With dropout each row carries its own head: its mask is the row's own.
+    With dropout each row carries its own head: its mask is the row's own. first_epoch: how many epochs a training was
+    long that this one goes on with: order and masks go on, too.
     """
 
     def __init__(
@@ -76,15 +77,17 @@ class RowSource:
         micro_batch_tokens: int,
         seed: int,
         soft: int = 0,
+        pairs: int = 0,
         device: str = "cpu",
         dropout: bool = False,
         label_smoothing: float = 0.0,
+        first_epoch: int = 0,
     ) -> None:
         if not rows:
             raise ValueError("no rows to train on")
         self.rows, self.batch_rows, self.seed, self.soft, self.device = list(rows), batch_rows, seed, soft, device
-        self.micro_batch_tokens = micro_batch_tokens
-        self.dropout, self.label_smoothing = dropout, label_smoothing
+        self.micro_batch_tokens, self.pairs = micro_batch_tokens, pairs
+        self.dropout, self.label_smoothing, self.first_epoch = dropout, label_smoothing, first_epoch
         self.head = 0 if dropout else shared_head(self.rows)
         self.steps_per_epoch = -(-len(self.rows) // batch_rows)
         self._epoch, self._order = -1, list[int]()
@@ -98,14 +101,18 @@ class RowSource:
 
     def numbers(self, step: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        return self.order(epoch)[place * self.batch_rows : (place + 1) * self.batch_rows]
+        return self.order(self.first_epoch + epoch)[place * self.batch_rows : (place + 1) * self.batch_rows]
 
     def next(self, step: int) -> list[Batch]:
         found, place = self.batches([self.rows[number] for number in self.numbers(step)]), 0
+        masks = step + self.first_epoch * self.steps_per_epoch  # their step's number, counted from the very first
         for batch in found:
             batch.label_smoothing = self.label_smoothing
+            if self.soft:
+                own = stream(self.seed, "dropout", masks, "soft")
+                batch.packed.soft_keys = token_keys([own], [self.soft], self.device)
             if self.dropout:
-                batch.packed.keys = self._keys(step, place, batch.packed)
+                batch.packed.keys = self._keys(masks, place, batch.packed)
             place += len(batch.packed.starts)
         return found
 
@@ -149,7 +156,13 @@ class RowSource:
 
     def _batch(self, rows: Sequence[Encoded]) -> Batch:
         h = self.head
-        packed = pack([row.ids[h:] for row in rows], head=rows[0].ids[:h], soft=self.soft, device=self.device)
+        packed = pack(
+            [row.ids[h:] for row in rows],
+            head=rows[0].ids[:h],
+            soft=self.soft,
+            pairs=self.pairs,
+            device=self.device,
+        )
         places, targets, weights = [], [], []
         for row, start in zip(rows, packed.starts, strict=True):
             for i, wanted in enumerate(row.supervised):

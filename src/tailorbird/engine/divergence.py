@@ -62,7 +62,7 @@ def divergences(base: Attached, custom: Attached, walks: Sequence[Walk]) -> list
 def _hidden(attached: Attached, walks: Sequence[Walk]) -> Tensor:
     """(N, hidden): final hidden states at the positions looked at, walk by walk."""
     with attached() as model:
-        batch = pack([walk.ids for walk in walks], soft=model.virtual_tokens, device=model.device)
+        batch = pack([walk.ids for walk in walks], soft=model.virtual_tokens, pairs=model.pairs, device=model.device)
         places = [
             start + i for walk, start in zip(walks, batch.starts, strict=True) for i in range(walk.first, len(walk.ids))
         ]

@@ -38,6 +38,9 @@ class Model:
         self.embeddings: nn.Module = self.network.get_input_embeddings()
         self.output: nn.Module = self.network.get_output_embeddings()
         self.soft: Tensor | None = None  # (virtual tokens, hidden) put before every head
+        # While it is trained an encoder may make it anew in each forward, from the dropout keys of its tokens.
+        self.soft_encoder: Callable[[Tensor | None], Tensor] | None = None
+        self.kv: Tensor | None = None  # (layers, 2, G, pairs, D): keys and values before all tokens, after rotation
         self.dropout = Dropout(0.0)
         self.kernels = install(self.network)
         on_cpu = self.device.type == "cpu"  # elsewhere transformers' own layers run
@@ -68,11 +71,27 @@ class Model:
     def virtual_tokens(self) -> int:
         return 0 if self.soft is None else int(self.soft.shape[0])
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of the key/value prefix: they take the first positions, before the virtual tokens."""
+        return 0 if self.kv is None else int(self.kv.shape[3])
+
+    def kv_shape(self, pairs: int) -> tuple[int, ...]:
+        """(layers, 2, G, pairs, D) of a prefix on this base."""
+        config = self.network.config
+        heads = int(config.num_attention_heads)
+        size = getattr(config, "head_dim", None) or self.hidden_size // heads
+        return len(self.layers), 2, int(getattr(config, "num_key_value_heads", None) or heads), pairs, int(size)
+
+    def prefix(self) -> KeyValues | None:
+        return None if self.kv is None else KeyValues.of(self.kv.to(self.dtype))
+
     def embed(self, batch: Packed) -> Tensor:
         """(1, T, hidden): token embeddings, the soft prompt before the head unless the head is cached."""
         embedded = self._looked_up(batch.ids)
         if self.soft is not None and batch.segments.cached is None:
-            embedded = torch.cat([self.soft.to(embedded.dtype), embedded], dim=0)
+            soft = self.soft if self.soft_encoder is None else self.soft_encoder(batch.soft_keys)
+            embedded = torch.cat([soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
 
     def _looked_up(self, ids: Tensor) -> Tensor:
@@ -97,6 +116,8 @@ class Model:
 
     def forward(self, batch: Packed, places: Tensor | None = None) -> Tensor:
         """Final hidden states (T, hidden), or those at `places` (N,) alone, which can be had for less."""
+        if self.kv is not None and batch.segments.cached is None:
+            batch.segments.prefix = self.prefix()
         with self.dropout.over(batch.keys):
             embedded = self.dropout.embedded(self.embed(batch))
             hidden = self.hidden_states(embedded, batch.positions, replace(batch.segments, wanted=places))
@@ -163,24 +184,25 @@ class Model:
 
     @torch.no_grad()
     def cache_head(self, head: Sequence[int]) -> KeyValues | None:
-        """Keys and values of the soft prompt and a shared head, computed once for many batches; None without any."""
-        length = self.virtual_tokens + len(head)
+        """Keys and values of prefix, soft prompt and shared head, computed once for many batches; None without any."""
+        length, pairs, prefix = self.virtual_tokens + len(head), self.pairs, self.prefix()
         if not length:
-            return None
+            return prefix
         record = KeyValues()
-        positions = torch.arange(length, device=self.device)
+        places = torch.arange(length, device=self.device)
         segments = Segments(
             head=0,
-            gather=positions.unsqueeze(0),
-            scatter=positions,
-            mask=torch.ones(length, length, dtype=torch.bool, device=self.device).tril(),
+            gather=places.unsqueeze(0),
+            scatter=places,
+            mask=torch.ones(length, pairs + length, dtype=torch.bool, device=self.device).tril(pairs),
+            prefix=prefix,
             record=record,
         )
         embedded = self.embeddings(torch.tensor(list(head), dtype=torch.long, device=self.device))
         if self.soft is not None:
             embedded = torch.cat([self.soft.to(embedded.dtype), embedded], dim=0)
-        self.hidden_states(embedded.unsqueeze(0), positions, segments)
-        return record
+        self.hidden_states(embedded.unsqueeze(0), places + pairs, segments)
+        return record if prefix is None else prefix.then(record)
 
     @torch.no_grad()
     def check_kernels(self) -> list[Layer]:
@@ -201,10 +223,10 @@ class Model:
         tokens = [i % max(2, self.vocabulary - 4) + 3 for i in range(5, 14)]
         head, rows = tokens[:3], [tokens[3:5], tokens[4:9], tokens[6:7]]
         batch = pack(rows, head=head, device=self.device)
-        soft, self.soft = self.soft, None
+        before, (self.soft, self.kv) = (self.soft, self.kv), (None, None)
         with own_forwards(self.kernels):  # whose rounding is that of the single rows
             hidden = self.forward(batch)
-        self.soft = soft
+        self.soft, self.kv = before
         for row, end in zip(rows, batch.ends, strict=True):
             own = (
                 self.network(input_ids=torch.tensor([head + row], device=self.device), use_cache=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from tailorbird import store
 
 WIDENED = 4 << 20  # elements whose gradients are widened at once for AdamW: 16 MB in fp32
 PIECE = 1 << 18  # and for the norm: 1 MB
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,15 @@ class Optimizer:
         self._room = torch.empty(0)  # where gradients of a lower type are widened, some at a time
 
     @torch.no_grad()
-    def begin(self, masters: Mapping[str, Tensor]) -> None:
-        """Start from these fp32 values instead of the parameters' rounding of them."""
+    def begin(self, masters: Mapping[str, Tensor], moments: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """Start from these fp32 values instead of the parameters' rounding of them, and with these moments (named as in
+        `state`; of all parameters or none)."""
         for name, value in masters.items():
             self.masters[name].copy_(value)
             if name in self.start:
                 self.start[name].copy_(value)
+        if moments:
+            self.load({**{f"master/{name}": master for name, master in self.masters.items()}, **moments})
         self.publish()
 
     def collect(self) -> None:
@@ -172,14 +177,24 @@ class Optimizer:
                 tensors[f"{part}/{name}"] = value if isinstance(value, Tensor) else torch.tensor(float(value))
         return tensors
 
+    def moments(self) -> dict[str, Tensor]:
+        """Copies of both moments and the number of updates of every parameter; zeros where it was never updated."""
+        found: dict[str, Tensor] = {}
+        for name, master in self.masters.items():
+            new = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}
+            own = {**new, **self.adam.state.get(master, {})}
+            found |= {f"{part}/{name}": own[part].detach().clone() for part in MOMENTS}
+        return found
+
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, master in self.masters.items():
             master.copy_(tensors[f"master/{name}"])
-            parts = ("step", "exp_avg", "exp_avg_sq")
             self.adam.state.pop(master, None)
             if f"exp_avg/{name}" in tensors:
-                self.adam.state[master] = {part: tensors[f"{part}/{name}"].clone() for part in parts}
+                self.adam.state[master] = {
+                    part: tensors[f"{part}/{name}"].to(master.device, copy=True) for part in MOMENTS
+                }
         self.publish()
 
     def release(self) -> None:

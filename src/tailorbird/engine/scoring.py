@@ -150,7 +150,7 @@ def score_labels(model: Model, prompts: Sequence[Sequence[int]], trie: Trie, cac
 def log_probabilities(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[float]:
     """Sum of log p(token | before) over the marked tokens of each row (ids, marked), nats. Token 0 cannot be marked
     unless a soft prompt stands before it."""
-    batch = pack([ids for ids, _ in rows], soft=model.virtual_tokens, device=model.device)
+    batch = pack([ids for ids, _ in rows], soft=model.virtual_tokens, pairs=model.pairs, device=model.device)
     hidden = model.forward(batch)
     places, targets, owner = [], [], []
     for number, ((ids, marked), start) in enumerate(zip(rows, batch.starts, strict=True)):
@@ -175,7 +175,7 @@ def log_probabilities(model: Model, rows: Sequence[tuple[Sequence[int], Sequence
 @torch.no_grad()
 def top_logits(model: Model, ids: Sequence[int], count: int = 32) -> tuple[list[int], list[float]]:
     """The `count` largest logits (fp32) after a prompt, one row alone: token ids and values."""
-    batch = pack([list(ids)], soft=model.virtual_tokens, device=model.device)
+    batch = pack([list(ids)], soft=model.virtual_tokens, pairs=model.pairs, device=model.device)
     logits = model.logits(model.forward(batch)[batch.ends[0]].unsqueeze(0))[0].float()
     values, places = logits.topk(min(count, logits.shape[0]))
     return places.tolist(), values.tolist()

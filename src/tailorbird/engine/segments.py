@@ -2,9 +2,11 @@
 
 A forward pass sees `[head | row 1 | row 2 | …]`, T tokens and no padding, so that every linear layer works on useful
 tokens only. Attention alone looks at the structure: the head attends to itself; a row attends to the head and to
-itself. Because the head is part of the same graph, its gradient is the exact sum over the rows.
+itself. Because the head is part of the same graph, its gradient is the exact sum over the rows. A prefix of trained
+keys and values stands before the head; head and rows attend to all of it, and it has no queries of its own.
 
-Letters: T flat tokens, h head tokens, S rows (segments), Q longest row, H heads, G key/value heads, D head size.
+Letters: T flat tokens, n prefix pairs, h head tokens, S rows (segments), Q longest row, H heads, G key/value heads, D
+head size.
 
 Simplification: within attention rows are padded on the right to Q. Causality keeps real tokens from seeing padding,
 so no validity mask is needed; padding costs attention time only, which is small at the lengths we pack.
@@ -40,6 +42,23 @@ class KeyValues:
     def length(self) -> int:
         return int(self.keys[0].shape[2])
 
+    @classmethod
+    def of(cls, kv: Tensor) -> KeyValues:
+        """From one tensor (layers, 2, G, n, D), with its gradient."""
+        found = cls()
+        for pair in kv.unbind(0):
+            key, value = pair.unsqueeze(1).unbind(0)  # (1, G, n, D) each
+            found.keys.append(key)
+            found.values.append(value)
+        return found
+
+    def then(self, other: KeyValues) -> KeyValues:
+        """These, and behind them those of `other`."""
+        found = KeyValues()
+        found.keys = [torch.cat(pair, dim=2) for pair in zip(self.keys, other.keys, strict=True)]
+        found.values = [torch.cat(pair, dim=2) for pair in zip(self.values, other.values, strict=True)]
+        return found
+
     def add(self, layer: int, key: Tensor, value: Tensor) -> None:
         if layer != len(self.keys):
             raise RuntimeError(f"layer {layer} reported its keys out of order (expected {len(self.keys)})")
@@ -53,9 +72,10 @@ class Segments:
 
     gather: (S, Q) flat positions of each row's tokens (padding repeats the row's first token).
     scatter: (T - h - padding,) where each row token lies in the padded (S * Q) layout.
-    mask: (Q, h + Q) or (S, 1, Q, h + Q) bool, True = may attend.
+    mask: (Q, n + h + Q) or (S, 1, Q, n + h + Q) bool, True = may attend.
     padding: tokens at the end of the flat sequence that are of no row: nothing looks at them, they look at nothing.
-    cached: keys and values of a head that was computed before (then h tokens are not part of the flat sequence).
+    cached: keys and values of prefix and head, computed before (then h tokens are not part of the flat sequence).
+    prefix: keys and values that stand before the head; with `cached` they are part of that.
     record: filled with this forward's keys and values, for a later forward to build on.
     """
 
@@ -66,6 +86,7 @@ class Segments:
     padding: int = 0
     cached: KeyValues | None = None
     record: KeyValues | None = None
+    prefix: KeyValues | None = None
     wanted: Tensor | None = None  # flat positions whose final states are read: the last layer may leave out the others
     plans: dict[Any, Any] = field(default_factory=dict)  # what the kernels made of this structure
 
@@ -110,7 +131,8 @@ class DecodeStep:
 class Packed:
     """A flat batch: ids (T,), positions (T,) and the segments; `ends[s]` is the flat position of row s's last token.
 
-    keys: (tokens with soft prompt,) int32 while dropout is on: see `engine/dropout.py`.
+    keys: (tokens with soft prompt,) int32 while dropout is on: see `engine/dropout.py`. soft_keys: of the soft prompt's
+    tokens in every training step, the same in all its micro-batches.
     """
 
     ids: Tensor
@@ -119,6 +141,7 @@ class Packed:
     starts: list[int]
     ends: list[int]
     keys: Tensor | None = None
+    soft_keys: Tensor | None = None
 
 
 def few_sizes(count: int) -> int:
@@ -132,23 +155,25 @@ def pack(
     *,
     head: Sequence[int] = (),
     soft: int = 0,
+    pairs: int = 0,
     cached: KeyValues | None = None,
     device: str | torch.device = "cpu",
 ) -> Packed:
     """Lay out `rows` (token ids behind the head) for one forward.
 
     `soft` virtual tokens stand before the head: they take the first positions and are counted in the head's length,
-    their embeddings are put there by the model. With `cached` the keys of soft prompt and head are given and only the
-    rows are in the flat sequence.
+    their embeddings are put there by the model. `pairs` of a prefix take the positions before these; their keys and
+    values are put there by the model, too. With `cached` the keys of all these are given and only the rows are in the
+    flat sequence.
     """
     if not rows or any(not row for row in rows):
         raise ValueError("every row needs at least one token behind the shared head")
-    context = cached.length if cached is not None else soft + len(head)
-    in_flat = 0 if cached is not None else context
+    in_flat = 0 if cached is not None else soft + len(head)
+    context = cached.length if cached is not None else pairs + in_flat
     lengths = [len(row) for row in rows]
     longest = few_sizes(max(lengths))
     ids: list[int] = [] if cached is not None else list(head)
-    positions: list[int] = [] if cached is not None else list(range(context))
+    positions: list[int] = list(range(pairs, pairs + in_flat))
     starts: list[int] = []
     ends: list[int] = []
     gather: list[list[int]] = []
@@ -306,8 +331,15 @@ def attention(
 def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, s: Segments) -> Tensor:
     h, outputs = s.head, []
     if h:
-        head_key, head_value = key[:, :, :h], value[:, :, :h]
-        outputs.append(_grouped(query[:, :, :h], head_key, head_value, None, scale).transpose(1, 2)[0])
+        head_key, head_value, seen = key[:, :, :h], value[:, :, :h], None
+        if s.prefix is not None:
+            head_key = torch.cat([s.prefix.keys[layer], head_key], dim=2)
+            head_value = torch.cat([s.prefix.values[layer], head_value], dim=2)
+            n = s.prefix.length
+            seen = torch.ones(h, n + h, dtype=torch.bool, device=key.device).tril(n)
+        outputs.append(_grouped(query[:, :, :h], head_key, head_value, seen, scale).transpose(1, 2)[0])
+    elif s.prefix is not None:
+        head_key, head_value = s.prefix.keys[layer], s.prefix.values[layer]
     elif s.cached is not None:
         head_key, head_value = s.cached.keys[layer], s.cached.values[layer]
     rows_query, rows_key, rows_value = (_rows_of(x, s.gather) for x in (query, key, value))
@@ -317,7 +349,7 @@ def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float,
         own = s.mask[..., s.cached.length :]
         out = _behind_head(rows_query, (head_key, head_value), rows_key, rows_value, own, scale)
     else:
-        if h or s.cached is not None:
+        if h or s.prefix is not None or s.cached is not None:
             size = (s.rows, -1, -1, -1)
             rows_key = torch.cat([head_key.expand(size), rows_key], dim=2)
             rows_value = torch.cat([head_value.expand(size), rows_value], dim=2)

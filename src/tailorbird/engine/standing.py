@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,8 @@ RATE_AFTER = 0.25  # of the learning rate, after going back
 class Best:
     """The masters to export, the step they come from and its held-out loss (None without Tuning rows).
 
-    steps: how many the training took in the end. rolled_back: (from step, to step), if it went back once.
+    steps: how many the training took in the end. rolled_back: (from step, to step), if it went back once. moments: the
+    optimizer's state at the best point, where it is kept.
     """
 
     tensors: dict[str, Tensor]
@@ -38,6 +39,7 @@ class Best:
     skipped: int
     steps: int
     rolled_back: tuple[int, int] | None = None
+    moments: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Standing:
@@ -45,9 +47,15 @@ class Standing:
     a user stopped (only gone on from), so that a stopped training goes back to where an undisturbed one does."""
 
     def __init__(
-        self, optimizer: Optimizer, checkpoints: Checkpoints, restart: Callable[[], Mapping[str, Tensor]] | None = None
+        self,
+        optimizer: Optimizer,
+        checkpoints: Checkpoints,
+        restart: Callable[[], Mapping[str, Tensor]] | None = None,
+        keep_moments: bool = False,
     ) -> None:
-        self.optimizer, self.checkpoints, self.restart = optimizer, checkpoints, restart
+        self.optimizer, self.checkpoints, self.restart, self.keep_moments = (
+            optimizer, checkpoints, restart, keep_moments,
+        )  # fmt: skip
         self.log: list[dict[str, Any]] = []
         self.step = self.tokens = self.skipped = self.looks_since_best = 0
         self.saved_step = -1
@@ -110,8 +118,7 @@ class Standing:
             self._stand_at(*found)
         elif self.restart is not None:
             nothing = {"step": 0, "tokens": 0, "skipped": 0, "log": [], "looks_since_best": 0, "rolled_back": None}
-            start = {f"master/{name}": tensor for name, tensor in self.restart().items()}
-            self._stand_at(start, {**nothing, "best_step": None, "best_loss": None})
+            self._stand_at(self.restart(), {**nothing, "best_step": None, "best_loss": None})
         else:
             self._fail("")
         self.rolled_back = (came_from, self.step)
@@ -141,7 +148,11 @@ class Standing:
             self.best_step, self.best_loss, self.looks_since_best = self.step, loss, 0
             kept = {self._best_of_checkpoint()}
             facts = {"tuning_loss": loss}
-            self.checkpoints.save("best", self.step, self.optimizer.master_copy(), facts, keep=kept)
+            tensors = {**self.optimizer.master_copy(), **self._moments()}
+            self.checkpoints.save("best", self.step, tensors, facts, keep=kept)
+
+    def _moments(self) -> dict[str, Tensor]:
+        return self.optimizer.moments() if self.keep_moments else {}
 
     def _best_of_checkpoint(self) -> int | None:
         """The best point that the newest planned checkpoint speaks of: it may be gone back to."""
@@ -151,6 +162,7 @@ class Standing:
     def best(self) -> Best:
         if self.best_step is None:
             raise NumericError("the held-out loss was never finite", remedy="lower learning_rate")
+        moments = self._moments() if self.best_step == self.step else {}
         self.optimizer.release()
         if self.best_step == self.step:
             tensors = {name: tensor.clone() for name, tensor in self.optimizer.master_copy().items()}
@@ -158,10 +170,12 @@ class Standing:
             found = self.checkpoints.at("best", self.best_step)
             if found is None:
                 raise NumericError(f"the best point (step {self.best_step}) is gone from {self.checkpoints.folder}")
-            tensors = found[0]
+            tensors = {name: found[0].pop(name) for name in self.optimizer.masters}
+            moments = found[0]
         return Best(
-            tensors, self.best_step, self.best_loss, self.log, self.tokens, self.skipped, self.step, self.rolled_back
-        )
+            tensors, self.best_step, self.best_loss, self.log, self.tokens, self.skipped, self.step, self.rolled_back,
+            moments,
+        )  # fmt: skip
 
     # --- saving -----------------------------------------------------------------------------------
 

@@ -32,19 +32,22 @@ TIDY_STEPS = 16
 class Trainable:
     """What a technique lets the loop update, by name. The model it was made on belongs to this training alone.
 
-    `masters`: fp32 values to begin with, where a parameter of a lower type holds only their rounding.
+    `masters`: fp32 values to begin with, where a parameter of a lower type holds only their rounding. `moments`: the
+    optimizer's state to begin with (`Optimizer.moments`), of all parameters or none.
     """
 
     parameters: dict[str, nn.Parameter]
     masters: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     def start(self) -> dict[str, Tensor]:
-        """The fp32 values that training begins with."""
-        return {name: self.masters.get(name, parameter.detach()) for name, parameter in self.parameters.items()}
+        """The fp32 values and moments that training begins with, named as in `Optimizer.state`."""
+        values = {name: self.masters.get(name, parameter.detach()) for name, parameter in self.parameters.items()}
+        return {**{f"master/{name}": value for name, value in values.items()}, **self.moments}
 
 
 def token_loss(model: Model, batch: Batch) -> Tensor:
@@ -81,18 +84,19 @@ def train(
     judged: Callable[[int, float | None], bool] = lambda step, loss: False,
     l2_to_start: float = 0.0,
     patience: int = 0,
+    keep_moments: bool = False,
     restart: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Best:
     """Run `schedule.steps` steps, going on from the newest checkpoint; return the best point by the held-out loss.
 
     `judged(step, held-out loss)` is told of each look at the Tuning rows; True ends the training there. So do
-    `patience` looks in a row without a lower loss (0: never). `restart()`: the tensors that training began with, for
-    one that explodes before its first checkpoint.
+    `patience` looks in a row without a lower loss (0: never). `restart()`: the optimizer's state that training began
+    with, for one that explodes before its first checkpoint. `keep_moments`: the best point has the optimizer's moments.
     """
     optimizer = Optimizer(trainable.parameters, weight_decay, clip, l2_to_start)
-    optimizer.begin(trainable.masters)
-    trainable.masters = {}  # the optimizer's are the only copy
-    run = Standing(optimizer, checkpoints, restart)
+    optimizer.begin(trainable.masters, trainable.moments)
+    trainable.masters = trainable.moments = {}  # the optimizer's are the only copy
+    run = Standing(optimizer, checkpoints, restart, keep_moments)
     run.resume()
     while run.step < schedule.steps:
         if stop():

@@ -74,6 +74,8 @@ def _unfitting(link: Link, parent: Link, by_label: Mapping[str, Link]) -> str | 
         return f"`{parent.label}` is a prompt, and its weights are the base's: leave `after` out"
     if refused := kinds - technique.makes - technique.beside - technique.folds:
         return f"{link.technique} has no use for {', '.join(sorted(refused))}, which `{parent.label}` consists of"
+    if link.technique != parent.technique and (own := kinds & technique.own_only):
+        return f"{link.technique} goes on with {', '.join(sorted(own))} only where {link.technique} made it"
     return None
 
 

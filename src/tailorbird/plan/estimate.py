@@ -181,7 +181,8 @@ def training(
     batch, epochs = int(number(settings, "batch_rows", 16)), number(settings, "epochs", 1)
     steps = max(1, math.ceil(epochs * math.ceil(rows / batch)))
     in_step = min(batch, rows)
-    head = shared + number(settings, "total_virtual_tokens", 0)
+    virtual = 0 if technique == "prefix_tuning" else number(settings, "total_virtual_tokens", 0)  # pairs are no tokens
+    head = shared + virtual
     step = pace.tokens(in_step * tokens + head) + pace.logits(in_step * lengths.answer)
     if whole:
         step += base.parameters * UPDATE_SECONDS * on_two_cores(facts)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tailorbird.plan.facts import Facts
+from tailorbird.techniques.p_tuning import PTuningSettings
 from tailorbird.types import BaseFacts
 
 PROCESS_BYTES = 550_000_000  # Python with torch and transformers loaded
@@ -55,6 +56,7 @@ class Learned:
     whole: bool
     rank: int = 0  # of low-rank layers
     inputs: bool = True
+    pairs: int = 0  # of a key/value prefix: looked back at, but no tokens
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def training_bytes(
     base, width = facts.base, 2 if dtype == "bfloat16" else 4
     learned = learned_by(technique, settings, base)
     batch = largest_micro_batch(facts, settings, micro_batch_tokens)
+    batch = replace(batch, head=batch.head - learned.pairs)
     kept = activations(base, learned, batch, width, dropout=bool(settings.get("dropout")), recompute=recompute)
     learned_width = width if learned.whole else 4
     state = learned.parameters * (12 + (4 if learned_width == 2 else 0) + (4 if settings.get("l2_to_start") else 0))
@@ -131,7 +134,7 @@ def activations(
         each += 2 * h * width
     if dropout and learned.rank:
         each += 2 * (6 * h + wide) * width
-    attended = batch.head + batch.longest
+    attended = learned.pairs + batch.head + batch.longest
     padded = batch.rows * batch.longest
     weights = base.heads * padded * attended
     attention = padded * h * width
@@ -148,11 +151,22 @@ def learned_by(technique: str, settings: dict[str, Any], base: BaseFacts) -> Lea
     if is_whole(technique):
         return Learned(base.parameters, whole=True)
     if (soft := settings.get("total_virtual_tokens")) and "rank" not in settings:
-        return Learned(int(soft) * base.hidden_size, whole=False, inputs=False)
+        return _before_the_text(technique, int(soft), settings, base)
     rank = int(settings.get("rank") or 16)
     h, q, k, wide = base.hidden_size, base.heads * base.head_dim, base.kv_heads * base.head_dim, base.intermediate_size
     each = 2 * (h + q) + 2 * (h + k) + 3 * (h + wide)
     return Learned(base.layers * rank * each, whole=False, rank=rank)
+
+
+def _before_the_text(technique: str, tokens: int, settings: dict[str, Any], base: BaseFacts) -> Learned:
+    """A soft prompt, the encoder that makes one (its tensors as `p_tuning` has them), or pairs in every layer."""
+    if technique == "prefix_tuning":
+        parameters = tokens * base.layers * 2 * base.kv_heads * base.head_dim
+        return Learned(parameters, whole=False, inputs=False, pairs=tokens)
+    if technique == "p_tuning":
+        shapes = PTuningSettings.model_validate(settings).shapes(base.hidden_size)
+        return Learned(sum(math.prod(shape) for shape in shapes.values()), whole=False, inputs=False)
+    return Learned(tokens * base.hidden_size, whole=False, inputs=False)
 
 
 def is_whole(technique: str) -> bool:

@@ -11,6 +11,8 @@ TABLE = {
     "zero_shot": "tailorbird.techniques.zero_shot:ZeroShot",
     "few_shot": "tailorbird.techniques.few_shot:FewShot",
     "prompt_tuning": "tailorbird.techniques.prompt_tuning:PromptTuning",
+    "p_tuning": "tailorbird.techniques.p_tuning:PTuning",
+    "prefix_tuning": "tailorbird.techniques.prefix_tuning:PrefixTuning",
     "lora": "tailorbird.techniques.lora:Lora",
     "peft": "tailorbird.techniques.peft_method:PeftMethod",
     "selective": "tailorbird.techniques.selective:Selective",

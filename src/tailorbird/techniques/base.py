@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tailorbird.errors import SpecError
 from tailorbird.techniques.ranges import Range, around, choice, whole
 from tailorbird.types import BaseFacts, Row, Train, Tuning
 
@@ -63,6 +64,11 @@ class TrainingSettings(BaseModel):
         le=1000,
         description="Looks at Tuning in a row, one an epoch, without a lower loss that end it; 0 = none.",
     )
+    keep_optimizer: bool = Field(
+        False,
+        description="Keep the optimizer's state beside the result: the same technique, started from it (`after:`), "
+        "goes on with it and with the order of rows.",
+    )
 
 
 class Technique:
@@ -71,7 +77,9 @@ class Technique:
 
     How it can start from another customization (`after:`), by kinds of its parts (`artifacts.parts.KINDS`): those it
     `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it
-    `folds` are added to the weights first. A parent with any other part is refused.
+    `folds` are added to the weights first. A parent with any other part is refused. Kinds that are `own_only` it goes
+    on with only where the same technique made them. `state_folder`: where a customization keeps what a training goes
+    on with beside its parts (`artifacts/training_state.py`).
     """
 
     name: ClassVar[str]
@@ -84,6 +92,8 @@ class Technique:
     makes: ClassVar[frozenset[str]] = frozenset()
     beside: ClassVar[frozenset[str]] = frozenset()
     folds: ClassVar[frozenset[str]] = frozenset()
+    own_only: ClassVar[frozenset[str]] = frozenset()
+    state_folder: ClassVar[str] = "optimizer"
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
@@ -96,6 +106,29 @@ class Technique:
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> Any:
         """The typed settings: what was asked over the defaults. Raises pydantic's ValidationError."""
         return self.Settings.model_validate({**self.defaults(base, rows), **asked})
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What `trainable` may use beside the model. `generator`: all its randomness. `tokenize`: ids of a plain text.
+    `task_text`: the task in words, its instruction and its labels. `kept`: what the parent kept beside its parts
+    (`Trained.kept`); nothing where there is no parent of the same technique.
+    """
+
+    generator: torch.Generator
+    tokenize: Callable[[str], Sequence[int]]
+    task_text: str
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def text_ids(self, text: str | None, count: int) -> list[int]:
+        """`count` token ids of `text` (None: of the task's own), repeated or cut to fit. SpecError without tokens."""
+        ids = list(self.tokenize(self.task_text if text is None else text))
+        if not ids:
+            raise SpecError(
+                "there is no text to start from: it has no tokens",
+                remedy="set initialization_text, give the task an instruction, or set another initialization",
+            )
+        return [ids[place % len(ids)] for place in range(count)]
 
 
 class Trained(Technique):
@@ -115,7 +148,7 @@ class Trained(Technique):
             space["dropout"] = choice(0.0, 0.05, 0.1)
         return {name: found for name, found in space.items() if name in self.Settings.model_fields}
 
-    def trainable(self, model: Model, settings: Any, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: Any, context: TrainingContext) -> Trainable:
         """Make the trainable tensors and put them in place, or take up those of a parent that are in place."""
         raise NotImplementedError
 
@@ -128,6 +161,10 @@ class Trained(Technique):
     def parts(self, tensors: Mapping[str, Tensor], settings: Any, prompt: Prompt, decode: Decode) -> Parts:
         """The customization made of the trained fp32 tensors; a parent's frozen parts are added to it afterwards."""
         raise NotImplementedError
+
+    def kept(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of the trained tensors that are in no part and are needed to go on: kept beside the parts."""
+        return {}
 
 
 @dataclass

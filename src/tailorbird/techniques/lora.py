@@ -15,12 +15,11 @@ from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Trained, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Trained, TrainingContext, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from tailorbird.engine.low_rank import LowRankLinear
@@ -42,7 +41,7 @@ class Lora(Trained):
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models"
     Settings = LoraSettings
     makes = frozenset({"low_rank"})
-    beside = frozenset({"soft", "delta", "weights"})
+    beside = frozenset({"soft", "kv", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
@@ -51,7 +50,7 @@ class Lora(Trained):
     def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
         return {**super().search_space(base, rows, asked), "rank": choice(8, 16, 32, 64)}
 
-    def trainable(self, model: Model, settings: LoraSettings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: LoraSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine import low_rank
         from tailorbird.engine.train import Trainable
 
@@ -66,10 +65,12 @@ class Lora(Trained):
         layers = low_rank.present(model.network)
         if layers:  # a parent's, which this one goes on with
             _same_shape(layers, chosen, settings)
+            for layer in layers.values():  # the parent's own tensors stay as they are: a training may begin again
+                layer.lora_A.data, layer.lora_B.data = layer.lora_A.data.clone(), layer.lora_B.data.clone()
         else:
             tensors = {}
             for name in chosen:
-                a, b = low_rank.initial(model.network.get_submodule(name), settings.rank, generator)
+                a, b = low_rank.initial(model.network.get_submodule(name), settings.rank, context.generator)
                 tensors[name] = (a.to(model.device), b.to(model.device))
             low_rank.wrap(model.network, tensors, _scale(settings))
             layers = low_rank.present(model.network)

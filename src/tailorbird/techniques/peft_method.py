@@ -19,11 +19,10 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, PeftAdapter, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.base import Trained, TrainingContext, TrainingSettings
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from tailorbird.engine.model import Model
@@ -62,7 +61,7 @@ class PeftMethod(Trained):
     citation = "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation; the methods of the PEFT library"
     Settings = PeftSettings
     makes = frozenset({"peft"})
-    beside = frozenset({"soft", "delta", "weights"})
+    beside = frozenset({"soft", "kv", "delta", "weights"})
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> PeftSettings:
         large = rows >= 2000
@@ -70,7 +69,7 @@ class PeftMethod(Trained):
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return PeftSettings.model_validate({**defaults, **asked})
 
-    def trainable(self, model: Model, settings: PeftSettings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: PeftSettings, context: TrainingContext) -> Trainable:
         import torch
 
         from tailorbird.engine import low_rank, peft_layers
@@ -88,7 +87,7 @@ class PeftMethod(Trained):
                 f"peft targets {unknown} name no linear layer of this base", remedy=f"choose from {', '.join(known)}"
             )
         transposed = any(not hasattr(model.network.get_submodule(name), "in_features") for name in names)
-        seed = int(torch.randint(2**31, (1,), generator=generator))
+        seed = int(torch.randint(2**31, (1,), generator=context.generator))
         self._layers = peft_layers.made(model.network, _config(settings, known, transposed), seed)
         self._layers.put()
         return Trainable(dict(self._layers.parameters))

@@ -1,7 +1,8 @@
 """Prompt tuning: a `total_virtual_tokens x hidden_size` matrix P before the embedded text; the base stays frozen.
 
 Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", §2: maximize log Pr(Y | [P; X]) over P
-alone. §3.2: P starts from embeddings of sampled vocabulary. Nothing else is changed, so other tasks cannot be.
+alone. §3.2: P starts from embeddings of sampled vocabulary, or of a text such as the task's own words (class labels in
+the paper). Nothing else is changed, so other tasks cannot be.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Trained, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Trained, TrainingContext, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from tailorbird.engine.model import Model
@@ -29,9 +29,23 @@ class PromptTuningSettings(TrainingSettings):
     """Settings of `prompt_tuning`."""
 
     total_virtual_tokens: int = Field(20, ge=1, le=2048, description="Rows of the trained matrix.")
-    initialization: Literal["vocabulary", "random"] = Field(
-        "vocabulary", description="Start from embeddings of sampled tokens, or from noise of the embeddings' spread."
+    initialization: Literal["vocabulary", "text", "random"] = Field(
+        "vocabulary",
+        description="Start from embeddings of sampled tokens, of a text, or from noise of the embeddings' spread.",
     )
+    initialization_text: str | None = Field(
+        None,
+        min_length=1,
+        description="initialization: text: which one, repeated or cut to fit; none = the task's own words.",
+    )
+
+    @model_validator(mode="after")
+    def _text_of_text(self) -> PromptTuningSettings:
+        if self.initialization_text is not None and self.initialization != "text":
+            raise ValueError(
+                f"initialization_text is for initialization: text, and initialization is {self.initialization}"
+            )
+        return self
 
 
 class PromptTuning(Trained):
@@ -46,9 +60,12 @@ class PromptTuning(Trained):
         return {"learning_rate": 0.05, "epochs": 3 if large else 6, "batch_rows": 32 if large else 16}
 
     def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
-        return {**super().search_space(base, rows, asked), "total_virtual_tokens": choice(10, 20, 50)}
+        space = {**super().search_space(base, rows, asked), "total_virtual_tokens": choice(10, 20, 50)}
+        if "initialization_text" not in asked:
+            space["initialization"] = choice("vocabulary", "text")
+        return space
 
-    def trainable(self, model: Model, settings: PromptTuningSettings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: PromptTuningSettings, context: TrainingContext) -> Trainable:
         import torch
 
         from tailorbird.engine.train import Trainable
@@ -63,10 +80,13 @@ class PromptTuning(Trained):
                 )
             start = model.soft.detach().float().clone()
         elif settings.initialization == "vocabulary":
-            chosen = torch.randint(embeddings.shape[0], (count,), generator=generator)
+            chosen = torch.randint(embeddings.shape[0], (count,), generator=context.generator)
             start = embeddings[chosen.to(embeddings.device)].clone()
+        elif settings.initialization == "text":
+            ids = context.text_ids(settings.initialization_text, count)
+            start = embeddings[torch.tensor(ids, device=embeddings.device)].clone()
         else:
-            noise = torch.randn(count, embeddings.shape[1], generator=generator)
+            noise = torch.randn(count, embeddings.shape[1], generator=context.generator)
             start = noise.to(embeddings.device) * embeddings.std()
         model.soft = torch.nn.Parameter(start)
         return Trainable({"prompt_embeddings": model.soft})

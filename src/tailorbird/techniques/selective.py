@@ -15,11 +15,10 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.base import Trained, TrainingContext, TrainingSettings
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from tailorbird.engine.model import Model
@@ -48,7 +47,7 @@ class Selective(Trained):
     citation = "Ben Zaken et al. 2022, BitFit: Simple Parameter-efficient Fine-tuning (biases)"
     Settings = SelectiveSettings
     makes = frozenset({"delta"})
-    beside = frozenset({"soft", "low_rank", "peft", "weights"})
+    beside = frozenset({"soft", "kv", "low_rank", "peft", "weights"})
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> SelectiveSettings:
         """A few vectors stand a rate ten times that of whole blocks."""
@@ -58,7 +57,7 @@ class Selective(Trained):
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return SelectiveSettings.model_validate({**defaults, **asked})
 
-    def trainable(self, model: Model, settings: SelectiveSettings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: SelectiveSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine.low_rank import base_parameters
         from tailorbird.engine.train import Trainable
 

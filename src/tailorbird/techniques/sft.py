@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
-from tailorbird.techniques.base import Trained, TrainingSettings
+from tailorbird.techniques.base import Trained, TrainingContext, TrainingSettings
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from tailorbird.engine.model import Model
@@ -30,7 +29,7 @@ class Sft(Trained):
     citation = "Ouyang et al. 2022, Training language models to follow instructions with human feedback, §3.5"
     Settings = SftSettings
     makes = frozenset({"weights"})
-    beside = frozenset({"soft"})
+    beside = frozenset({"soft", "kv"})
     folds = frozenset({"low_rank", "peft", "delta"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
@@ -41,7 +40,7 @@ class Sft(Trained):
             "batch_rows": 32 if large else 16,
         }
 
-    def trainable(self, model: Model, settings: SftSettings, generator: torch.Generator) -> Trainable:
+    def trainable(self, model: Model, settings: SftSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine.train import Trainable
 
         parameters = dict(model.network.named_parameters())

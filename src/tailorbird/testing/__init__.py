@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tailorbird.testing.contract import Beside, technique_contract
-from tailorbird.testing.tiny import make_tiny_base, tiny_rows
+from tailorbird.testing.tiny import make_tiny_base, tiny_rows, training_context
 
-__all__ = ["Beside", "make_tiny_base", "technique_contract", "tiny_rows"]
+__all__ = ["Beside", "make_tiny_base", "technique_contract", "tiny_rows", "training_context"]

@@ -16,6 +16,7 @@ TRAINING: dict[str, Any] = {
     "clip": 0.01,
     "dropout": 0.5,
     "label_smoothing": 0.2,
+    "keep_optimizer": True,
     "l2_to_start": 100.0,
     "patience": Beside(1, {"learning_rate": 1e-12, "epochs": 4}),  # no weight moves, so no loss falls
 }
@@ -25,7 +26,33 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "few_shot": ({}, {"examples": 2, "draws": 1, "calibration": "on"}),
     "prompt_tuning": (
         {"learning_rate": 0.3, "epochs": 300, "batch_rows": 8},
-        {**TRAINING, "total_virtual_tokens": 5, "initialization": "random"},
+        {
+            **TRAINING,
+            "total_virtual_tokens": 5,
+            "initialization": "random",
+            "initialization_text": Beside("red or green", {"initialization": "text"}),
+        },
+    ),
+    "p_tuning": (
+        {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8},
+        {
+            **TRAINING,
+            "keep_optimizer": False,
+            "total_virtual_tokens": 5,
+            "encoder": "lstm",
+            "encoder_hidden_size": 24,
+            "encoder_layers": Beside(1, {"encoder": "lstm"}),
+            "encoder_dropout": Beside(0.5, {"encoder": "lstm"}),
+        },
+    ),
+    "prefix_tuning": (
+        {"learning_rate": 0.1, "epochs": 100, "batch_rows": 8},
+        {
+            **TRAINING,
+            "total_virtual_tokens": 5,
+            "initialization": "random",
+            "initialization_text": "red or green",
+        },
     ),
     "lora": (
         {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8, "rank": 32},

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird import store
-from tailorbird.artifacts.layout import tensor_files
 from tailorbird.customize import Compute, Job, customize
 from tailorbird.errors import Interrupted
 from tailorbird.techniques.base import Technique
@@ -167,7 +166,7 @@ class _Bench:
             except Interrupted:
                 pass
             customize(replace(job, stop=lambda: False), out)
-            for file in tensor_files(whole):
+            for file in sorted(whole.rglob("*.safetensors")):
                 other = out / file.relative_to(whole)
                 same = other.is_file() and store.sha256_file(file) == store.sha256_file(other)
                 assert same, f"continued after {stop_after} steps, {file.name} differs"
@@ -199,7 +198,7 @@ class _Bench:
 
     def _payload(self, asked: Mapping[str, Any]) -> dict[str, str]:
         out = self.made(self.job(asked))
-        files = (*tensor_files(out), *out.rglob("adapter_config.json"), out / "prompt.json")
+        files = (*out.rglob("*.safetensors"), *out.rglob("adapter_config.json"), out / "prompt.json")
         found = {str(file.relative_to(out)): store.sha256_file(file) for file in files}
         log = self.folder / f"work{self.count}" / "log.jsonl"
         return {**found, "trajectory": store.sha256_file(log)}

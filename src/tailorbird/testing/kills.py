@@ -165,7 +165,7 @@ def import_everything() -> None:
     from transformers.models.llama import modeling_llama  # noqa: F401
 
     from tailorbird.answerers import opening  # noqa: F401
-    from tailorbird.artifacts import layout, manifest  # noqa: F401
+    from tailorbird.artifacts import layout, manifest, training_state  # noqa: F401
     from tailorbird.bases import model, renderer  # noqa: F401
     from tailorbird.engine import rehearse_memory, scoring, train  # noqa: F401
 

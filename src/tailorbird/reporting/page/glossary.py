@@ -44,6 +44,8 @@ WORDS = {
     "zero_shot": "The base with the instruction alone.",
     "few_shot": "The base with the instruction and a few examples in the prompt. Nothing is trained.",
     "prompt_tuning": "A few vectors placed before the prompt are trained; the base stays as it is.",
+    "p_tuning": "A small network makes the few vectors before the prompt while it is trained; then only they are kept.",
+    "prefix_tuning": "In every layer a few keys and values before the text's own are trained; the base stays as it is.",
     "lora": "Small matrices beside the base's weights are trained; the base stays as it is and they can be taken "
     "off again.",
     "sft": "Supervised fine-tuning: all weights of the base are trained on the examples.",
@@ -58,7 +60,9 @@ WORDS = {
 def used(comparison: JSON) -> list[tuple[str, str]]:
     """Words that this page uses: other techniques and other tasks' metrics are left out."""
     present = {row.get("technique") or row["label"] for row in comparison.get("rows", [])}
-    conditional = {"zero_shot", "few_shot", "prompt_tuning", "lora", "sft", "majority", "tfidf"}
+    conditional = {
+        "zero_shot", "few_shot", "prompt_tuning", "p_tuning", "prefix_tuning", "lora", "sft", "majority", "tfidf",
+    }  # fmt: skip
     task = comparison.get("task")
     metrics = {
         "accuracy": "classify",
