@@ -14,7 +14,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tailorbird.engine.dropout import Dropout
-from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, at_least_float32, pack, register
+from tailorbird.engine.segments import (
+    DecodeStep,
+    KeyValues,
+    Packed,
+    Segments,
+    Several,
+    at_least_float32,
+    pack,
+    register,
+)
 from tailorbird.errors import ResourceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -65,11 +74,11 @@ class Model:
     def embed(self, batch: Packed) -> Tensor:
         """(1, T, hidden): token embeddings, the soft prompt before the head unless the head is cached."""
         embedded: Tensor = self.embeddings(batch.ids)
-        if self.soft is not None and batch.segments.cached is None:
+        if self.soft is not None and isinstance(batch.segments, Segments) and batch.segments.cached is None:
             embedded = torch.cat([self.soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
 
-    def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep) -> Tensor:
+    def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep | Several) -> Tensor:
         """embedded (1, T, hidden), positions (T,) -> final hidden states (T, hidden)."""
         result = self.body(
             inputs_embeds=embedded,

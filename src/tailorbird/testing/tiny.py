@@ -1,4 +1,4 @@
-"""Tiny random bases of real shapes (Llama, GPT-2), whole folders as a user would have them; and rows to train on."""
+"""Tiny random bases of real shapes (Llama, GPT-2, Qwen), whole folders as a user has them; and rows to train on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-Shape = Literal["llama", "gpt2"]
+Shape = Literal["llama", "gpt2", "qwen"]
 
 
 def make_tiny_base(folder: Path, shape: Shape = "llama", *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
     """A random base with a byte-level tokenizer and a ChatML template, written to `folder`."""
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -40,8 +40,8 @@ def make_tiny_base(folder: Path, shape: Shape = "llama", *, seed: int = 0, hidde
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if shape == "llama":
-            config = LlamaConfig(
+        if shape != "gpt2":
+            config = (LlamaConfig if shape == "llama" else Qwen2Config)(
                 vocab_size=vocabulary,
                 hidden_size=hidden,
                 intermediate_size=2 * hidden,
@@ -54,7 +54,10 @@ def make_tiny_base(folder: Path, shape: Shape = "llama", *, seed: int = 0, hidde
                 bos_token_id=None,
                 eos_token_id=vocabulary - 1,
             )
-            network = LlamaForCausalLM(config)
+            network = (LlamaForCausalLM if shape == "llama" else Qwen2ForCausalLM)(config)
+            for name, parameter in network.named_parameters():
+                if name.endswith("bias"):  # Qwen's, which start at zero
+                    parameter.data.normal_(0.0, 0.1)
         else:
             config = GPT2Config(
                 vocab_size=vocabulary,
