@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tailorbird.api import Comparison, Label, Model, Text, load, run
+    from tailorbird.api import Comparison, Label, Model, Table, Text, load, load_table, run
     from tailorbird.spec import Spec
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Label", "Model", "Spec", "Text", "load", "run"]
+__all__ = ["Comparison", "Label", "Model", "Spec", "Table", "Text", "load", "load_table", "run"]
 
 _SPEC = {"Spec"}
 
