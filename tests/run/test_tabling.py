@@ -14,7 +14,7 @@ from tailorbird import loading, store, tabling
 from tailorbird.answerers.opening import release
 from tailorbird.applying import BOTH, Applied, apply, by_task
 from tailorbird.artifacts.table import PromptTable
-from tailorbird.errors import DataError, Interrupted, SpecError
+from tailorbird.errors import DataError, Interrupted, SpecError, TailorbirdError
 from tailorbird.exporting import export_embeddings
 from tailorbird.running.opening import choose
 from tailorbird.running.serving import serve
@@ -144,6 +144,50 @@ def test_a_file_without_the_column_is_refused_before_anything_is_answered(folder
     write_queue(tmp_path / "in.csv", 3, header="id,topic,text")
     with pytest.raises(DataError, match="there is no column `task`; the columns are id, topic, text"):
         applied(folder, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def command(*words: str) -> tuple[int, str]:
+    """A command in this process: its exit code, and what it wrote to stdout or said of its error."""
+    from typer.testing import CliRunner
+
+    from tailorbird.cli import app
+
+    done = CliRunner().invoke(app, list(words))
+    if isinstance(done.exception, TailorbirdError):
+        return done.exception.exit_code, str(done.exception)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout
+
+
+def test_the_commands(folder: Path, tmp_path: Path) -> None:
+    table, run = tmp_path / "table", f"{folder}/runs/try"
+    code, out = command("table", "add", str(table), f"{run}:words", "--as", "topics")
+    assert (code, out.strip()) == (0, str(table / "prompt_table" / "topics"))
+    assert command("table", "add", str(table), f"{run}:words", "--as", "topics")[0] == 0
+    assert command("table", "add", str(table), f"{run}:more", "--as", "topics")[0] == 2
+    assert command("table", "add", str(table), f"{run}:lora")[0] == 2
+    code, out = command("table", "list", str(table), "--json")
+    (row,) = json.loads(out)["tasks"]
+    assert (row["task"], row["virtual_tokens"], row["n"]) == ("topics", 3, 12)
+    assert row["identity"].removeprefix("sha256:")[:12] in command("table", "list", str(table))[1]
+    write_queue(tmp_path / "in.csv", 6)
+    answers = ("-o", str(tmp_path / "out.jsonl"), "--beside", f"words={run}:lora", "--max-new-tokens", "2")
+    assert command("apply", str(table), str(tmp_path / "in.csv"), *answers)[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [bool(line["problem"]) for line in lines] == [False, True, False, False, False, True]
+    assert command("export", f"{table}:topics", str(tmp_path / "peft"))[0] == 0
+    assert (tmp_path / "peft" / "adapter_config.json").is_file()
+    assert not (tmp_path / "peft" / "added.json").exists()
+    assert command("export", f"{table}:topics", str(tmp_path / "e"), "--prompt-embeds", "--merge")[0] == 2
+    tensors = table / "prompt_table" / "topics" / "adapter_model.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
+    code, said = command("table", "list", str(table))
+    assert code == 4
+    assert "adapter_model.safetensors is not the file that was measured" in said
+    assert command("chat", f"{table}:topics")[0] == 4
+    assert command("table", "remove", str(table), "words")[0] == 2
+    assert command("table", "remove", str(table), "topics")[0] == 0
+    assert command("apply", str(table), str(tmp_path / "in.csv"), "-o", str(tmp_path / "no.csv"))[0] == 2
 
 
 def test_a_task_is_trained_on_and_what_comes_out_is_its_next_version(folder: Path, tmp_path: Path) -> None:
