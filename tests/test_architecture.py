@@ -24,6 +24,8 @@ LAZY = (
     "checking",
     "exporting",
     "initialize",
+    "loading",
+    "tabling",
     "doctoring",
     "plan",
     "techniques",

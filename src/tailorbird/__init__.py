@@ -18,11 +18,11 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
-    from tailorbird.api import Comparison, Label, Model, Text, load, run
+    from tailorbird.api import Comparison, Label, Model, Table, Text, load, load_table, run
     from tailorbird.spec import Spec
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Label", "Model", "Spec", "Text", "load", "run"]
+__all__ = ["Comparison", "Label", "Model", "Spec", "Table", "Text", "load", "load_table", "run"]
 
 _SPEC = {"Spec"}
 

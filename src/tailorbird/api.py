@@ -5,18 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tailorbird.errors import DataError, SpecError
+from tailorbird.errors import SpecError
 from tailorbird.events import Events, Listener
+from tailorbird.loading import Label, Model, Table, Text, load, load_table
 from tailorbird.spec import Spec, build
 from tailorbird.spec import load as load_spec
-from tailorbird.types import JSON, Answer, Message, Request, Role, Stop
+from tailorbird.types import JSON
 
-if TYPE_CHECKING:
-    from tailorbird.answerers.local import LocalAnswerer
-
-ConversationLike = str | Sequence[Mapping[str, str]]
+__all__ = ["Comparison", "Label", "Model", "Spec", "Table", "Text", "View", "load", "load_table", "run"]
 
 
 class View(Mapping[str, Any]):
@@ -176,100 +174,3 @@ def _spec(spec: str | Path | Spec | None, overrides: Sequence[str], fields: Mapp
             raise SpecError(f"unknown arguments {', '.join(fields)}", remedy='overrides are texts: "seed=1"')
         return load_spec(spec, overrides, check=wrong_settings)
     return build(fields, overrides=overrides, check=wrong_settings)
-
-
-class Label(str):
-    """A label id with `scores` (label → log-probability, nats) and `confidence`."""
-
-    scores: Mapping[str, float]
-    confidence: float
-
-    def __new__(cls, answer: Answer) -> Label:
-        self = super().__new__(cls, answer.label or answer.text)
-        self.scores = dict(answer.scores or {})
-        self.confidence = answer.confidence if answer.confidence is not None else float("nan")
-        return self
-
-
-class Text(str):
-    """An answer with `stop` (why it ended) and `tokens` (how many were generated)."""
-
-    stop: Stop
-    tokens: int
-
-    def __new__(cls, answer: Answer) -> Text:
-        self = super().__new__(cls, answer.text)
-        self.stop, self.tokens = answer.stop, answer.answer_tokens or 0
-        return self
-
-
-class Model:
-    """A customization, verified when it was opened; it answers as it was measured."""
-
-    def __init__(self, answerer: LocalAnswerer, folder: Path) -> None:
-        self._answerer, self.folder = answerer, folder
-
-    @property
-    def labels(self) -> list[str]:
-        """The label ids it chooses among; empty unless the task is classify."""
-        return list(self._answerer.parts.decode.labels)
-
-    def classify(self, texts: Sequence[ConversationLike] | str) -> list[Label]:
-        """One label for each text or conversation."""
-        if not self.labels:
-            raise SpecError("this customization has no labels", where=str(self.folder), remedy="use generate")
-        candidates = tuple(self.labels)
-        requests = [Request(str(n), turns, candidates) for n, turns in enumerate(_conversations(texts))]
-        return [Label(answer) for answer in self._answerer.answer(requests)]
-
-    def generate(self, conversations: Sequence[ConversationLike] | str, max_new_tokens: int = 128) -> list[Text]:
-        """One written answer for each conversation, greedily."""
-        if max_new_tokens < 1:
-            raise SpecError(f"max_new_tokens must be at least 1, is {max_new_tokens}")
-        turns = _conversations(conversations)
-        requests = [Request(str(n), t, max_new_tokens=max_new_tokens) for n, t in enumerate(turns)]
-        return [Text(answer) for answer in self._answerer.answer(requests)]
-
-    def score(self, conversations: Sequence[ConversationLike] | str, answers: Sequence[str] | str) -> list[float]:
-        """Sum of log-probabilities of each answer and its end, nats."""
-        turns = _conversations(conversations)
-        said = [answers] if isinstance(answers, str) else list(answers)
-        if len(turns) != len(said):
-            raise DataError(f"{len(turns)} conversations and {len(said)} answers", remedy="give one answer for each")
-        return self._answerer.score(turns, said)
-
-    def close(self) -> None:
-        self._answerer.close()
-
-    def __repr__(self) -> str:
-        return f"<Model {self.folder}>"
-
-
-def load(run: str | Path) -> Model:
-    """Opens RUN[:LABEL] (`runs/help-desk:lora`); without LABEL the recommended customization. Verified, or refused."""
-    from tailorbird.running.opening import choose
-
-    chosen = choose(run)
-    return Model(chosen.open(), chosen.folder)
-
-
-def _conversations(given: Sequence[ConversationLike] | str) -> list[tuple[Message, ...]]:
-    """Conversations as our messages; a plain string is one user turn. A single conversation need not be in a list."""
-    if isinstance(given, str) or (given and isinstance(given[0], Mapping)):
-        given = [given]  # type: ignore[list-item]
-    return [_conversation(one, number) for number, one in enumerate(given)]
-
-
-def _conversation(one: Any, number: int) -> tuple[Message, ...]:
-    if isinstance(one, str):
-        return (Message(Role.USER, one),)
-    try:
-        turns = tuple(Message(Role(turn["role"]), turn["content"]) for turn in one)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"conversation {number} is not a list of {{'role', 'content'}}: {error}",
-            remedy="roles are system, user, assistant; a plain string stands for one user turn",
-        ) from None
-    if not turns or turns[-1].role is Role.ASSISTANT or not all(isinstance(t.content, str) for t in turns):
-        raise DataError(f"conversation {number} must end with a user turn and hold text only")
-    return turns

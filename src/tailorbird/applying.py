@@ -13,21 +13,77 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
+from tailorbird.artifacts.table import BASE
 from tailorbird.errors import DataError, Interrupted, SpecError
 from tailorbird.running.writing import inert
 from tailorbird.types import Answer, Answerer, Request
+
+if TYPE_CHECKING:
+    from tailorbird.data import InputRow
+    from tailorbird.running.serving import Served
 
 WINDOW = 64  # rows answered together; fixed, so that going on gives the same answers
 SUFFIXES = (".csv", ".jsonl")
 CLASSIFY = ("label", "confidence", "abstain", "problem")
 WRITE = ("answer", "stop", "problem")
+TASK = "task"  # the column that names a row's task of a prompt table
+BOTH = (*CLASSIFY[:-1], *WRITE)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a row is asked: one of `labels`, else a text of at most `max_new_tokens`; of whom, where several answer.
+
+    problem: why this row cannot be asked at all.
+    """
+
+    labels: tuple[str, ...] = ()
+    max_new_tokens: int = 0
+    owner: str = ""
+    problem: str | None = None
+
+
+Answers = Callable[[Sequence[tuple[str, Request]]], Iterable[Answer]]
+"""One answer for each (owner, request), in their order."""
+
+
+def alone(answerer: Answerer) -> Answers:
+    """Where one answers all."""
+    return lambda asked: answerer.answer([request for _, request in asked])
+
+
+def by_task(served: Served, path: Path, max_new_tokens: int | None) -> Callable[[InputRow], Ask]:
+    """What each row of a file is asked, by the task that its column `task` names; empty is the untouched base.
+
+    DataError when the first row has no such column. `max_new_tokens`: for rows that are written, instead of what their
+    tasks say.
+    """
+    from tailorbird.data import read_inputs
+
+    first = next((row for row in read_inputs(path) if row.problem is None), None)
+    if first is not None and TASK not in first.record:
+        raise DataError(
+            f"there is no column `{TASK}`; the columns are {', '.join(map(str, first.record))}",
+            where=str(path),
+            remedy=f"add it: which task of {served.table.path} a row is for; empty is the untouched base",
+        )
+
+    def ask(row: InputRow) -> Ask:
+        task = str(row.record.get(TASK) or "").strip() or BASE
+        try:
+            labels = served.labels(task)
+            return Ask(labels, 0 if labels else max_new_tokens or served.max_new_tokens(task), task)
+        except SpecError as error:
+            return Ask(problem=error.what)
+
+    return ask
 
 
 @dataclass(frozen=True)
@@ -41,32 +97,39 @@ class Applied:
 
 
 def apply(
-    open_answerer: Callable[[], Answerer],
+    open_answers: Callable[[], Answers],
     identity: str,
     path: Path,
     out: Path,
     *,
-    labels: Sequence[str],
+    ask: Callable[[InputRow], Ask],
+    columns: Sequence[str],
     max_new_tokens: int,
     threshold: float | None = None,
+    window: int = WINDOW,
     progress: Callable[[int], None] = lambda rows: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Applied:
-    """Answers every row of `path` into `out`. `identity` stands for the customization."""
-    check_out(path, out, threshold, labels)
+    """Answers every row of `path` into `out`.
+
+    identity: stands for what answers. ask: what a row is asked. columns: CLASSIFY, WRITE or BOTH, as rows are asked for
+    labels, texts or either. window: rows answered together; a multiple of it is where going on begins.
+    """
+    check_out(path, out, threshold, columns)
     header = {
         "input": store.sha256_file(path) if path.is_file() else str(path),
         "customization": identity,
         "threshold": threshold,
         "max_new_tokens": max_new_tokens,
     }
+    job = _Job(open_answers, ask, tuple(columns), threshold, window, progress, stop)
     journal_path, header_path = out.with_name(f".{out.name}.journal.jsonl"), out.with_name(f".{out.name}.journal.json")
     with store.RunLock(out.parent / f".{out.name}.lock.d"):
         _check_header(header_path, journal_path, header, out)
         try:
             with store.AppendLog(journal_path, keep=False) as journal:
                 done = journal.count
-                _answer_rest(open_answerer, path, journal, done, labels, max_new_tokens, threshold, progress, stop)
+                _answer_rest(job, path, journal, done)
         except BaseException:
             if journal_path.is_file() and not journal_path.stat().st_size:  # nothing to go on from: nothing is left
                 journal_path.unlink()
@@ -80,14 +143,25 @@ def apply(
     return Applied(**counts, resumed=done)
 
 
-def check_out(path: Path, out: Path, threshold: float | None, labels: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class _Job:
+    open_answers: Callable[[], Answers]
+    ask: Callable[[InputRow], Ask]
+    columns: tuple[str, ...]
+    threshold: float | None
+    window: int
+    progress: Callable[[int], None]
+    stop: Callable[[], bool]
+
+
+def check_out(path: Path, out: Path, threshold: float | None, columns: Sequence[str]) -> None:
     if out.suffix.lower() not in SUFFIXES:
         raise SpecError("the output's name must end in .csv or .jsonl", where=str(out))
     if out.exists():
         same = path.exists() and out.resolve() == path.resolve()
         what = "is the input itself" if same else "is there already"
         raise SpecError(what, where=str(out), remedy="give another -o, or remove it first; nothing is overwritten")
-    if threshold is not None and not labels:
+    if threshold is not None and "label" not in columns:
         raise SpecError("a threshold is for labels; this customization writes text", remedy="leave --threshold out")
     if threshold is not None and not 0 <= threshold <= 1:
         raise SpecError(f"a threshold is a confidence between 0 and 1, is {threshold}")
@@ -108,85 +182,67 @@ def _check_header(header_path: Path, journal: Path, header: dict[str, Any], out:
         store.write_json(header_path, header)
 
 
-def _answer_rest(
-    open_answerer: Callable[[], Answerer],
-    path: Path,
-    journal: store.AppendLog,
-    done: int,
-    labels: Sequence[str],
-    max_new_tokens: int,
-    threshold: float | None,
-    progress: Callable[[int], None],
-    stop: Callable[[], bool],
-) -> None:
-    """Windows start at multiples of WINDOW of the whole file, so that batches are those of the undisturbed run."""
+def _answer_rest(job: _Job, path: Path, journal: store.AppendLog, done: int) -> None:
+    """Windows start at multiples of their size of the whole file, so that batches are those of the undisturbed run."""
     from tailorbird.data import read_inputs
 
     rows = iter(read_inputs(path))
-    start = done - done % WINDOW
+    start = done - done % job.window
     if sum(1 for _ in islice(rows, start)) < start:
         raise DataError("has fewer rows than were answered already", where=str(path))
-    answerer: Answerer | None = None
+    answers: Answers | None = None
     count = start
-    while window := list(islice(rows, WINDOW)):
-        if stop():
+    while window := list(islice(rows, job.window)):
+        if job.stop():
             raise Interrupted(f"stopped after {count} rows", remedy="the same command goes on from here")
-        answerer = answerer or open_answerer()
-        for number, record in enumerate(_answered(answerer, window, count, labels, max_new_tokens, threshold)):
+        answers = answers or job.open_answers()
+        for number, record in enumerate(_answered(job, answers, window, count)):
             if count + number >= done:
                 journal.append(record)
         journal.sync()
         store.fault("apply")
         count += len(window)
-        progress(count)
+        job.progress(count)
     if count < done:
         raise DataError("has fewer rows than were answered already", where=str(path))
 
 
-def _answered(
-    answerer: Answerer,
-    window: Sequence[Any],
-    first: int,
-    labels: Sequence[str],
-    max_new_tokens: int,
-    threshold: float | None,
-) -> Iterator[dict[str, Any]]:
+def _answered(job: _Job, answers: Answers, window: Sequence[InputRow], first: int) -> Iterator[dict[str, Any]]:
     """One record a row of the window, in order. A row too long for the base is a problem of that row alone."""
+    asks = [Ask(problem=row.problem.reason) if row.problem else job.ask(row) for row in window]
     requests = {
-        n: Request(str(first + n), row.request_messages, tuple(labels), 0 if labels else max_new_tokens, row.key)
-        for n, row in enumerate(window)
-        if row.problem is None
+        n: (ask.owner, Request(str(first + n), row.request_messages, ask.labels, ask.max_new_tokens, row.key))
+        for n, (row, ask) in enumerate(zip(window, asks, strict=True))
+        if ask.problem is None
     }
-    answers: dict[int, Answer | str] = {}
+    found: dict[int, Answer | str] = {}
     try:
-        answers.update(zip(requests, answerer.answer(list(requests.values())), strict=True))
+        found.update(zip(requests, answers(list(requests.values())), strict=True))
     except DataError:
         for n, request in requests.items():
             try:
-                answers[n] = next(iter(answerer.answer([request])))
+                found[n] = next(iter(answers([request])))
             except DataError as error:
-                answers[n] = error.what
-    for n, row in enumerate(window):
-        found = answers.get(n, row.problem.reason if row.problem else "no answer")
-        yield _record(row.record, found, labels, threshold)
+                found[n] = error.what
+    for n, (row, ask) in enumerate(zip(window, asks, strict=True)):
+        yield _record(row.record, found.get(n, ask.problem or "no answer"), ask, job)
 
 
-def _record(own: Any, found: Answer | str, labels: Sequence[str], threshold: float | None) -> dict[str, Any]:
-    names = CLASSIFY if labels else WRITE
+def _record(own: Any, found: Answer | str, ask: Ask, job: _Job) -> dict[str, Any]:
+    names = job.columns
     record = {(f"input_{name}" if name in names else name): value for name, value in dict(own).items()}
+    record |= dict.fromkeys(names)
     if isinstance(found, str):
-        return {**record, **dict.fromkeys(names), **({"abstain": True} if labels else {}), "problem": found}
-    if not labels:
-        return {**record, "answer": found.text, "stop": found.stop.value, "problem": None}
+        return {**record, **({"abstain": True} if "abstain" in names else {}), "problem": found}
+    if not ask.labels:
+        return {**record, "answer": found.text, "stop": found.stop.value}
     sure = found.confidence
-    abstain = threshold is not None and (sure is None or sure < threshold)
-    label = None if abstain else found.label
+    abstain = job.threshold is not None and (sure is None or sure < job.threshold)
     return {
         **record,
-        "label": label,
+        "label": None if abstain else found.label,
         "confidence": None if sure is None else round(sure, 6),
         "abstain": abstain,
-        "problem": None,
     }
 
 

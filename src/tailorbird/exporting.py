@@ -9,20 +9,24 @@ with the unmerged ones. A type of few bits can swallow a small update whole (in 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.artifacts.layout import DELTA, TOKENIZER_FILES, read_parts, save_weights
-from tailorbird.artifacts.manifest import read_manifest, verify
+from tailorbird.artifacts.layout import DELTA, PROMPT, TOKENIZER_FILES, read_parts, save_weights
+from tailorbird.artifacts.manifest import ADDED, read_manifest, verify
 from tailorbird.artifacts.training_state import STATE
 from tailorbird.errors import ArtifactError, SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-OURS = ("manifest.json", "scores.json")
+OURS = ("manifest.json", "scores.json", ADDED)
+EMBEDDINGS = "prompt_embeds.safetensors"
 FP32_DIFFERENCE = 1e-3  # largest difference of a logit that merging in fp32 may make
 LOST = 0.1  # of the customization's own effect on the logits that merging in another type may lose
 MERGE_TYPES = ("float32", "bfloat16", "float16")
@@ -44,33 +48,67 @@ def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False, d
     Raises SpecError when there is nothing to merge or what is there needs merging, ArtifactError when the folder is not
     what was measured, or when `dtype` would lose the change.
     """
-    folder, out = Path(folder), Path(out)
+    folder = Path(folder)
     if dtype not in MERGE_TYPES:
         raise SpecError(f"weights cannot be merged in {dtype!r}", remedy=f"one of {', '.join(MERGE_TYPES)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SpecError(f"{out} exists and is not empty", remedy="name a new folder")
-    verify(folder)
-    with store.disk(out):
-        return _export(folder, out, base_folder=base_folder, merge=merge, dtype=dtype)
-
-
-def _export(folder: Path, out: Path, *, base_folder: Path, merge: bool, dtype: str) -> Exported:
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        told: dict[str, float] = {}
+    told: dict[str, float] = {}
+    with _new_folder(folder, Path(out)) as (temporary, names):
         if merge:
             told = _merged(folder, temporary, base_folder, dtype)
         else:
             _copied(folder, temporary)
-        names = sorted(p.relative_to(temporary).as_posix() for p in temporary.rglob("*") if p.is_file())
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Exported(names, **told)
+
+
+def export_embeddings(folder: Path, out: Path, *, base_name: str) -> Exported:
+    """A soft prompt as `prompt_embeds.safetensors` (total_virtual_tokens, hidden_size) fp32, and what sends it before a
+    text to a server that takes embeddings: client.py for vLLM's `prompt_embeds`, prompt.json, tokenizer and template.
+
+    Raises SpecError when there is anything but a soft prompt, ArtifactError when the folder is not what was measured.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    with _new_folder(folder, Path(out)) as (temporary, names):
+        parts, manifest = read_parts(folder), read_manifest(folder)
+        if parts.soft is None or parts.kinds != {"soft"}:
+            raise SpecError(
+                f"{manifest.label} ({manifest.technique}) is no soft prompt alone",
+                remedy="export it without --prompt-embeds",
+            )
+        save_file({"prompt_embeds": parts.soft.contiguous()}, str(temporary / EMBEDDINGS))
+        for name in (*TOKENIZER_FILES, PROMPT):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, temporary / name)
+        texts = resources.files("tailorbird") / "artifacts" / "prompt_embeds"
+        shape = f"{parts.soft.shape[0]} x {parts.soft.shape[1]}"
+        readme = (texts / "README.md").read_text(encoding="utf-8")
+        for mark, value in (("LABEL", manifest.label), ("BASE", base_name), ("SHAPE", shape)):
+            readme = readme.replace(f"{{{mark}}}", value)
+        store.write_text(temporary / "README.md", readme)
+        store.write_text(temporary / "client.py", (texts / "client.txt").read_text(encoding="utf-8"))
+    return Exported(names)
+
+
+@contextmanager
+def _new_folder(folder: Path, out: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Verifies the customization, then gives a folder to write into, which becomes `out` at the end, and the list that
+    will hold the names in it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SpecError(f"{out} exists and is not empty", remedy="name a new folder")
+    verify(folder)
+    temporary, names = out.with_name(f".{out.name}.tmp"), list[str]()
+    with store.disk(out):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary, names
+            names += sorted(p.relative_to(temporary).as_posix() for p in temporary.rglob("*") if p.is_file())
+            if out.exists():
+                out.rmdir()
+            temporary.rename(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _copied(folder: Path, out: Path) -> None:

@@ -222,6 +222,17 @@ def publish_folder(temporary: str | Path, final: str | Path) -> None:
         sync_folder(final.parent)
 
 
+def discard_folder(folder: str | Path) -> None:
+    """Removes a folder: it is renamed away first, so that a kill leaves it whole or not there."""
+    folder = Path(folder)
+    trash = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with disk(folder):
+        _replace(folder, trash)
+        sync_folder(folder.parent)
+        fault("discard")
+        shutil.rmtree(trash, ignore_errors=True)
+
+
 def sweep(folder: str | Path) -> None:
     """Removes what a killed process left half-written directly in `folder`. For the owner of the folder only."""
     for leftover in Path(folder).glob(".*.tmp"):
@@ -377,15 +388,20 @@ class Steps:
 
 
 class RunLock:
-    """At most one process writes into a run folder.
+    """At most one process writes into a run's folder, or another's: `what` and `remedy` are for the message.
 
     The lock belongs to the operating system (flock, or a locked byte on Windows) and goes with its process, so a killed
     run leaves none. Where the file system has no locks, the pid and its start time in the file decide: an entry whose
     process is gone, or whose pid now belongs to another process, is stale and taken over.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / ".lock"
+    def __init__(
+        self,
+        folder: str | Path,
+        what: str = "this run",
+        remedy: str = "wait for it, stop it, or give this run another name (`name:` in the spec)",
+    ) -> None:
+        self.path, self.what, self.remedy = Path(folder) / ".lock", what, remedy
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> RunLock:
@@ -417,9 +433,9 @@ class RunLock:
     def _refusal(self, holder: dict[str, Any] | None) -> ResourceError:
         who = f"locked by pid {holder['pid']}" if holder else "locked by another process"
         return ResourceError(
-            f"this run is {who}",
+            f"{self.what} is {who}",
             where=str(self.path.parent),
-            remedy="wait for it, stop it, or give this run another name (`name:` in the spec)",
+            remedy=self.remedy,
         )
 
     @staticmethod

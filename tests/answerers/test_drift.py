@@ -57,11 +57,11 @@ def test_the_walks_are_the_base_s_greedy_answers(bare: LocalAnswerer) -> None:
 
 
 def test_an_answer_that_ends_counts_its_end(bare: LocalAnswerer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tailorbird.answerers import local
+    from tailorbird.engine import mixing
     from tailorbird.engine.generation import Generated
 
     made = [Generated([7, 8], Stop.END), Generated([7, 8], Stop.LENGTH), Generated([], Stop.END)]
-    monkeypatch.setattr(local, "generate", lambda model, prompts, **rest: [made.pop(0) for _ in prompts])
+    monkeypatch.setattr(mixing, "decode", lambda model, hidden, filled, end_ids: made)
     walks = replace(bare, batch_tokens=10_000).walks(ASKED, max_new_tokens=2)
     assert sorted(walk.positions for walk in walks) == [1, 2, 3]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tailorbird.applying import WINDOW, Applied, apply
+from tailorbird.applying import CLASSIFY, WINDOW, WRITE, Applied, Ask, alone, apply
 from tailorbird.errors import DataError, Interrupted, SpecError
 from tailorbird.types import Answer, Request, Stop
 
@@ -37,7 +37,17 @@ class Length:
 
 def applied(folder: Path, out: str = "out.csv", answerer: Length | None = None, **more: Any) -> Applied:
     asked = {"labels": ["short", "long"], "max_new_tokens": 0, **more}
-    return apply(lambda: answerer or Length(), "sha256:1", folder / "in.csv", folder / out, **asked)
+    labels = tuple(asked.pop("labels"))
+    ask = Ask(labels, asked["max_new_tokens"])
+    return apply(
+        lambda: alone(answerer or Length()),
+        "sha256:1",
+        folder / "in.csv",
+        folder / out,
+        ask=lambda row: ask,
+        columns=CLASSIFY if labels else WRITE,
+        **asked,
+    )
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -15,20 +15,19 @@ from typing import Any
 
 import torch
 
+from tailorbird.answerers.batching import WINDOW, Size, answered, cut, raw, ready
 from tailorbird.artifacts.parts import Parts
 from tailorbird.bases.renderer import Renderer
 from tailorbird.engine.attaching import Attachment
 from tailorbird.engine.divergence import Walk, divergences
-from tailorbird.engine.generation import generate
+from tailorbird.engine.generation import Generated
 from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.model import Model
-from tailorbird.engine.scoring import Trie, log_probabilities, score_labels, top_logits
+from tailorbird.engine.scoring import Marked, Trie, log_probabilities, top_logits
 from tailorbird.engine.segments import KeyValues
 from tailorbird.errors import ArtifactError, DataError
 from tailorbird.types import Answer, BaseFacts, Message, Request, Role, Stop
 
-WINDOW = 64  # requests looked at together; answers come out in their order
-MASK_ELEMENTS = 24_000_000  # (row, query, key) places of one scoring batch
 PROBES = ("N/A", "[MASK]", "")  # inputs without content, Zhao et al. 2021 §4
 
 
@@ -57,9 +56,9 @@ class LocalAnswerer:
 
     def __post_init__(self) -> None:
         self._head: list[int] | None = None
-        self._cached: KeyValues | None = None
+        self._cached: dict[int, KeyValues | None] = {}  # by tokens of the head
         self._tries: dict[tuple[str, ...], Trie] = {}
-        self._end_ids = frozenset(self.renderer.end_ids)
+        self.end_ids = frozenset(self.renderer.end_ids)
         self._attachment = Attachment(self.model, self.parts)
 
     @contextlib.contextmanager
@@ -78,91 +77,50 @@ class LocalAnswerer:
         """Token ids of a request as served: instruction, examples, the conversation, the opening of the answer."""
         return self.renderer.prompt(self.parts.prompt.conversation(tuple(messages)))
 
-    def _shared(self, model: Model) -> tuple[list[int], KeyValues | None]:
-        """The head that every prompt of this customization begins with, and its keys (computed once)."""
+    def head(self) -> list[int]:
+        """The token ids that every prompt of this customization begins with."""
         if self._head is None:
             first, second = (self.prompt([Message(Role.USER, text)]) for text in ("A", "zu 9"))
             same = 0
             while same < min(len(first), len(second)) - 1 and first[same] == second[same]:
                 same += 1
             self._head = first[:same]
-            self._cached = model.cache_head(self._head)
-        return self._head, self._cached
+        return self._head
 
-    def _check_length(self, request: Request, tokens: int, answer: int) -> None:
-        virtual = self.parts.positions
-        if tokens + virtual + answer > self.base.context:
+    def behind(self, prompt: list[int]) -> tuple[list[int], KeyValues | None]:
+        """What of a prompt stands behind the head, and the head's keys, the soft prompt's among them; a prompt that
+        does not begin so stands behind the soft prompt alone."""
+        head = self.head()
+        shared = prompt[: len(head)] == head and len(prompt) > len(head)
+        count = len(head) if shared else 0
+        return prompt[count:], self.keys(count)
+
+    def keys(self, count: int = 0) -> KeyValues | None:
+        """Of the soft prompt and `count` tokens of the head, computed once."""
+        if count not in self._cached:
+            with self.attached() as model:
+                self._cached[count] = model.cache_head(self.head()[:count])
+        return self._cached[count]
+
+    def check_length(self, request: Request, tokens: int, answer: int) -> None:
+        """DataError where prompt and answer are longer than the base's context."""
+        if tokens + self.parts.positions + answer > self.base.context:
             raise DataError(
-                f"row {request.key or request.id}: {tokens} prompt tokens, {virtual} virtual and {answer} answer "
-                f"tokens are more than the context of {self.base.context}",
+                f"row {request.key or request.id}: {tokens} prompt tokens, {self.parts.positions} virtual and {answer} "
+                f"answer tokens are more than the context of {self.base.context}",
                 remedy="shorten the input; nothing is cut silently",
             )
-
-    def _batches(
-        self, items: Sequence[tuple[int, list[int]]], extra: int, context: int
-    ) -> Iterator[list[tuple[int, list[int]]]]:
-        """Group (number, ids) so that tokens and attention places of a batch stay bounded."""
-        batch: list[tuple[int, list[int]]] = []
-        longest = 0
-        for item in items:
-            width = max(longest, len(item[1])) + extra
-            count = len(batch) + 1
-            if batch and (count * width > self.batch_tokens or count * width * (width + context) > MASK_ELEMENTS):
-                yield batch
-                batch, longest = [], 0
-            batch.append(item)
-            longest = max(longest, len(item[1]))
-        if batch:
-            yield batch
-
-    def _grouped(
-        self, prompts: list[list[int]], model: Model, extra: int
-    ) -> Iterator[tuple[list[int], list[list[int]], KeyValues | None]]:
-        """Batches of (numbers, ids behind the head, cached head); prompts without the head come apart."""
-        head, cached = self._shared(model)
-        virtual = self.parts.positions
-        shared = [(i, p[len(head) :]) for i, p in enumerate(prompts) if p[: len(head)] == head and len(p) > len(head)]
-        known = {i for i, _ in shared}
-        for batch in self._batches(shared, extra, len(head) + virtual):
-            yield [i for i, _ in batch], [ids for _, ids in batch], cached
-        other = [(i, p) for i, p in enumerate(prompts) if i not in known]
-        if other:
-            soft_only = model.cache_head([])
-            for batch in self._batches(other, extra, virtual):
-                yield [i for i, _ in batch], [ids for _, ids in batch], soft_only
 
     # Answers
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         iterator = iter(requests)
         while window := list(islice(iterator, WINDOW)):
-            scored = [r for r in window if r.candidates]
-            written = [r for r in window if not r.candidates]
-            found = {a.id: a for a in (*self._score(scored), *self._generate(written))}
-            give_back_freed_memory()
-            for request in window:
-                yield found[request.id]
+            asked = [ready(self, None, request) for request in window]
+            yield from answered(asked, self.attached, self.batch_tokens, self.end_ids)
 
-    def _score(self, requests: list[Request]) -> list[Answer]:
-        if not requests:
-            return []
-        if len({r.candidates for r in requests}) > 1:
-            raise ValueError("requests of one window must have the same candidates")
-        candidates = requests[0].candidates
-        trie = self._trie(candidates)
-        prompts = [self.prompt(r.messages) for r in requests]
-        for request, prompt in zip(requests, prompts, strict=True):
-            self._check_length(request, len(prompt), max(map(len, trie.paths)))
-        answers: dict[int, Answer] = {}
-        with self.attached() as model:
-            for numbers, ids, cached in self._grouped(prompts, model, len(trie.tokens)):
-                table = score_labels(model, ids, trie, cached).tolist()
-                for number, scores in zip(numbers, table, strict=True):
-                    answers[number] = self._choose(requests[number], scores, len(prompts[number]), model.virtual_tokens)
-        self.seen.answer_tokens += len(trie.tokens) * len(requests)
-        return [answers[i] for i in range(len(requests))]
-
-    def _trie(self, candidates: tuple[str, ...]) -> Trie:
+    def trie(self, candidates: tuple[str, ...]) -> Trie:
+        """The words of these labels. DataError where one has none."""
         if candidates not in self._tries:
             words = self.parts.decode.labels
             unknown = [c for c in candidates if c not in words]
@@ -173,7 +131,8 @@ class LocalAnswerer:
             self._tries[candidates] = Trie.of([self.renderer.answer(words[c]) for c in candidates])
         return self._tries[candidates]
 
-    def _choose(self, request: Request, raw: list[float], prompt_tokens: int, virtual: int) -> Answer:
+    def chosen(self, request: Request, raw: Sequence[float], prompt_tokens: int) -> Answer:
+        """The label that the scores of a request's candidates (nats) give."""
         bias = self.parts.decode.calibration if self.calibrated else None
         scores = {c: s - (bias[c] if bias else 0.0) for c, s in zip(request.candidates, raw, strict=True)}
         if not all(math.isfinite(s) for s in scores.values()):
@@ -181,8 +140,8 @@ class LocalAnswerer:
         label = max(request.candidates, key=lambda c: scores[c])
         top = scores[label]
         confidence = 1.0 / sum(math.exp(s - top) for s in scores.values())
-        self.seen.requests += 1
-        self.seen.prompt_tokens += prompt_tokens + virtual
+        count = prompt_tokens + self.parts.positions
+        self._saw(count, len(self.trie(request.candidates).tokens))
         return Answer(
             id=request.id,
             text=self.parts.decode.labels[label],
@@ -190,83 +149,68 @@ class LocalAnswerer:
             scores=scores,
             confidence=confidence,
             stop=Stop.SCORED,
-            prompt_tokens=prompt_tokens + virtual,
+            prompt_tokens=count,
         )
 
-    def _generate(self, requests: list[Request]) -> list[Answer]:
-        if not requests:
-            return []
-        limit = max(r.max_new_tokens for r in requests)
-        prompts = [self.prompt(r.messages) for r in requests]
-        for request, prompt in zip(requests, prompts, strict=True):
-            self._check_length(request, len(prompt), request.max_new_tokens)
-        answers: dict[int, Answer] = {}
-        with self.attached() as model:
-            for numbers, ids, cached in self._grouped(prompts, model, limit):
-                made = generate(model, ids, max_new_tokens=limit, end_ids=self._end_ids, cached=cached)
-                for number, one in zip(numbers, made, strict=True):
-                    request = requests[number]
-                    tokens, stop = one.tokens, one.stop
-                    if len(tokens) > request.max_new_tokens:
-                        tokens, stop = tokens[: request.max_new_tokens], Stop.LENGTH
-                    count = len(prompts[number]) + model.virtual_tokens
-                    self.seen.requests += 1
-                    self.seen.prompt_tokens += count
-                    self.seen.answer_tokens += len(tokens)
-                    text = self.renderer.decode(tokens).strip()
-                    answers[number] = Answer(
-                        request.id, text, stop=stop, prompt_tokens=count, answer_tokens=len(tokens)
-                    )
-        return [answers[i] for i in range(len(requests))]
+    def written(self, request: Request, made: Generated, prompt_tokens: int) -> Answer:
+        """What was generated for a request, as text."""
+        count = prompt_tokens + self.parts.positions
+        self._saw(count, len(made.tokens))
+        text = self.renderer.decode(made.tokens).strip()
+        return Answer(request.id, text, stop=made.stop, prompt_tokens=count, answer_tokens=len(made.tokens))
+
+    def _saw(self, prompt_tokens: int, answer_tokens: int) -> None:
+        self.seen.requests += 1
+        self.seen.prompt_tokens += prompt_tokens
+        self.seen.answer_tokens += answer_tokens
 
     # Scores
 
     def score(self, conversations: Sequence[Sequence[Message]], answers: Sequence[str]) -> list[float]:
         """Sum of log-probabilities of each answer and its end of turn, nats."""
-        rows = []
+        rows: list[Marked] = []
         for number, (messages, text) in enumerate(zip(conversations, answers, strict=True)):
             prompt, answer = self.prompt(messages), self.renderer.answer(text)
-            self._check_length(Request(str(number), tuple(messages)), len(prompt), len(answer))
+            self.check_length(Request(str(number), tuple(messages)), len(prompt), len(answer))
             rows.append(([*prompt, *answer], [False] * len(prompt) + [True] * len(answer)))
         return self._log_probabilities(rows)
 
     def bits(self, texts: Sequence[str]) -> Iterator[float]:
         """Bits to code each text (its tokens but the first) as plain text, with the customization in place."""
-        virtual = self.parts.positions
-        rows = []
+        rows: list[Marked] = []
         for text in texts:
-            ids = self.renderer.plain(text)[: self.base.context - virtual]
+            ids = self.renderer.plain(text)[: self.base.context - self.parts.positions]
             rows.append((ids, [False] + [True] * (len(ids) - 1)))
         for value in self._log_probabilities(rows):
             yield -value / math.log(2.0)
 
     def walks(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int) -> list[Walk]:
         """This answerer's greedy answers as walks: the ids up to the last prediction, its end of turn included."""
-        prompts = [self.prompt(messages) for messages in conversations]
-        found: dict[int, Walk] = {}
-        with self.attached() as model:
-            for numbers, ids, cached in self._grouped(prompts, model, max_new_tokens):
-                made = generate(model, ids, max_new_tokens=max_new_tokens, end_ids=self._end_ids, cached=cached)
-                for number, one in zip(numbers, made, strict=True):
-                    prompt = prompts[number]
-                    answer = one.tokens if one.stop is Stop.END else one.tokens[:-1]  # nothing follows the last one
-                    found[number] = Walk((*prompt, *answer), len(prompt) - 1)
-        return [found[i] for i in range(len(prompts))]
+        requests = [
+            Request(str(n), tuple(messages), max_new_tokens=max_new_tokens) for n, messages in enumerate(conversations)
+        ]
+        asked = [ready(self, None, request) for request in requests]
+        walks = []
+        for one, made in zip(asked, raw(asked, self.attached, self.batch_tokens, self.end_ids), strict=True):
+            assert isinstance(made, Generated)
+            answer = made.tokens if made.stop is Stop.END else made.tokens[:-1]  # nothing follows the last one
+            walks.append(Walk((*one.prompt, *answer), len(one.prompt) - 1))
+        return walks
 
     def kl(self, walks: Sequence[Walk], base: LocalAnswerer) -> Iterator[float]:
         """Sum of KL(base || this) over the positions of each walk, nats, with this customization's parts in place."""
-        virtual = self.parts.positions
-        for batch in self._batches([(i, list(walk.ids)) for i, walk in enumerate(walks)], 0, virtual):
-            yield from divergences(base.attached, self.attached, [walks[i] for i, _ in batch])
+        for batch in cut(walks, lambda walk: self._size(walk.ids), self.batch_tokens):
+            yield from divergences(base.attached, self.attached, batch)
         give_back_freed_memory()
 
-    def _log_probabilities(self, rows: list[tuple[list[int], list[bool]]]) -> list[float]:
-        found = [0.0] * len(rows)
+    def _size(self, ids: Sequence[int]) -> Size:
+        return Size(None, len(ids), context=self.parts.positions)
+
+    def _log_probabilities(self, rows: list[Marked]) -> list[float]:
+        found: list[float] = []
         with self.attached() as model:
-            for batch in self._batches([(i, ids) for i, (ids, _) in enumerate(rows)], 0, self.parts.positions):
-                values = log_probabilities(model, [rows[i] for i, _ in batch])
-                for (i, _), value in zip(batch, values, strict=True):
-                    found[i] = value
+            for batch in cut(rows, lambda row: self._size(row[0]), self.batch_tokens):
+                found += log_probabilities(model, batch)
         return found
 
     def content_free(self, candidates: tuple[str, ...]) -> dict[str, float]:
@@ -275,7 +219,7 @@ class LocalAnswerer:
             Request(f"content-free-{i}", (Message(Role.USER, text),), candidates) for i, text in enumerate(PROBES)
         ]
         plain, self.calibrated = self.calibrated, False
-        answers = self._score(requests)
+        answers = list(self.answer(requests))
         self.calibrated = plain
         self.seen = Seen()
         totals = dict.fromkeys(candidates, 0.0)
@@ -316,6 +260,6 @@ class LocalAnswerer:
         }
 
     def close(self) -> None:
-        self._cached = None
+        self._cached.clear()
         self._tries.clear()
         give_back_freed_memory()

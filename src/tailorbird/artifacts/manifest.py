@@ -16,7 +16,8 @@ from tailorbird.errors import ArtifactError, SafetyError
 
 SCHEMA = 1
 NAME = "manifest.json"
-BESIDE = frozenset({NAME, "README.md", "scores.json"})  # written beside, not part of the identity
+ADDED = "added.json"  # how it came into a prompt table
+BESIDE = frozenset({NAME, "README.md", "scores.json", ADDED})  # written beside, not part of the identity
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".npy", ".npz", ".ckpt")
 
 

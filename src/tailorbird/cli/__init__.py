@@ -4,7 +4,8 @@ Nothing but typer is imported at the top of these files: `--help` must be there 
 """
 
 from tailorbird.cli import making, using  # isort: skip
+from tailorbird.cli import tables  # isort: skip
 from tailorbird.cli import machine  # isort: skip
 from tailorbird.cli.app import app, main
 
-__all__ = ["app", "machine", "main", "making", "using"]
+__all__ = ["app", "machine", "main", "making", "tables", "using"]

@@ -31,7 +31,10 @@ app = typer.Typer(
 )
 _state = {"debug": False}
 
-RunName = Annotated[str, typer.Argument(metavar="RUN[:LABEL]", help="A run's folder or name, and which contestant.")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN[:LABEL]", help="A run's folder or name, and which contestant; or TABLE:TASK."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

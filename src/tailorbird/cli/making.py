@@ -37,7 +37,7 @@ def demo(
         say(f"getting the base {entry.title}: {size}, licence {entry.licence}, once\n  {entry.note}")
         fetch.get(asked.base.name, progress=fetching())
     say(f"the demo's spec and data: {place.parent}")
-    finished = _run(asked, runs, fork=False, continue_with=command())
+    finished = run_to_its_end(asked, runs, fork=False, continue_with=command())
     _show(finished, place)
 
 
@@ -154,7 +154,7 @@ def run(
     if dry_run:
         check(str(spec), overrides or [], None, "", False)
         return
-    finished = _run(asked, runs, fork=fork, continue_with=command())
+    finished = run_to_its_end(asked, runs, fork=fork, continue_with=command())
     _show(finished, spec)
     code = finished.exit_code
     if strict and finished.failures and code == 0:
@@ -163,7 +163,8 @@ def run(
         raise typer.Exit(code)
 
 
-def _run(spec: Spec, runs: Path, *, fork: bool, continue_with: str) -> Finished:
+def run_to_its_end(spec: Spec, runs: Path, *, fork: bool, continue_with: str) -> Finished:
+    """Runs a spec under the live view, until it ends or is stopped."""
     from tailorbird.events import Events
     from tailorbird.reporting.live import LiveView
     from tailorbird.running import run_spec

@@ -23,25 +23,46 @@ def apply_(
         float | None, typer.Option(help="Abstain where the confidence is below this (0 to 1).")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, for tasks that write.", min=1)] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option("--beside", metavar="NAME=RUN:LABEL", help="With a table: another customization of its base."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Answer a whole file, each row once.
 
+    With a prompt table the file's column `task` says which task each row is for; empty or `base` is the untouched base.
     Killed or stopped, the same command goes on."""
     import time
 
-    from tailorbird.applying import apply
+    from tailorbird.applying import CLASSIFY, WRITE, Ask, alone, apply
     from tailorbird.artifacts.manifest import read_manifest
+    from tailorbird.artifacts.table import PromptTable
     from tailorbird.running.opening import choose
 
-    chosen = choose(run)
-    task = chosen.plan.task
-    labels = list(task["labels"])
-    if max_new_tokens and labels:
-        raise SpecError("--max-new-tokens has no effect here: a label is scored, not written", remedy="leave it out")
     if not file.exists():
         raise SpecError("no such file", where=str(file))
-    say(f"{chosen.label} of {chosen.run.path} on {file}")
+    if PromptTable.is_at(Path(run)):
+        asked = _by_task(Path(run), file, beside or [], max_new_tokens)
+        say(f"the tasks of {run} on {file}")
+    else:
+        if beside:
+            raise SpecError("--beside is for a prompt table, whose rows name their task", remedy="leave it out")
+        chosen = choose(run)
+        labels = chosen.labels
+        if max_new_tokens and labels:
+            raise SpecError(
+                "--max-new-tokens has no effect here: a label is scored, not written", remedy="leave it out"
+            )
+        ask = Ask(labels, 0 if labels else max_new_tokens or chosen.max_new_tokens)
+        asked = {
+            "open_answers": lambda: alone(chosen.open()),
+            "identity": read_manifest(chosen.folder).identity,
+            "ask": lambda row: ask,
+            "columns": CLASSIFY if labels else WRITE,
+            "max_new_tokens": max_new_tokens or chosen.max_new_tokens,
+        }
+        say(f"{chosen.label} of {chosen.place} on {file}")
     begun = time.monotonic()
 
     def progress(rows: int) -> None:
@@ -51,17 +72,7 @@ def apply_(
             print(f"{rows:,} rows, {seconds:.0f} s", file=sys.stderr, end=end, flush=True)
 
     with stop_flag(command()) as stop:
-        done = apply(
-            chosen.open,
-            read_manifest(chosen.folder).identity,
-            file,
-            out,
-            labels=labels,
-            max_new_tokens=max_new_tokens or task["max_new_tokens"],
-            threshold=threshold,
-            progress=progress,
-            stop=stop,
-        )
+        done = apply(path=file, out=out, threshold=threshold, progress=progress, stop=stop, **asked)
     fresh, seconds = done.rows - done.resumed, time.monotonic() - begun
     notes = [f"{done.rows:,} rows"]
     notes += [f"{done.resumed:,} of them were there already"] if done.resumed else []
@@ -69,6 +80,26 @@ def apply_(
     notes += [f"{done.problems:,} could not be answered (column `problem`)"] if done.problems else []
     say(f"{', '.join(notes)}; {fresh / max(seconds, 1e-9):.0f} rows/s")
     print(out)
+
+
+def _by_task(table: Path, file: Path, beside: list[str], max_new_tokens: int | None) -> dict[str, Any]:
+    """What `apply` needs where each row names its task."""
+    from tailorbird.answerers.mixed import WINDOW
+    from tailorbird.applying import BOTH, by_task
+    from tailorbird.running.serving import serve
+
+    named = dict(one.partition("=")[::2] for one in beside)
+    if not all(name and run for name, run in named.items()):
+        raise SpecError("--beside is NAME=RUN:LABEL", remedy="NAME is what the rows' task column says")
+    served = serve(table, named)
+    return {
+        "open_answers": lambda: served.answer,
+        "identity": served.identity,
+        "ask": by_task(served, file, max_new_tokens),
+        "columns": BOTH,
+        "max_new_tokens": max_new_tokens or 0,
+        "window": WINDOW,
+    }
 
 
 @app.command()
@@ -85,7 +116,7 @@ def chat(
     from tailorbird.running.opening import choose
 
     chosen = choose(run)
-    say(f"opening {chosen.label} of {chosen.run.path}")
+    say(f"opening {chosen.label} of {chosen.place}")
     models = {chosen.label: Model(chosen.open(), chosen.folder)}
     if beside_base:
         models["base"] = Model(chosen.open_beside(), chosen.base_folder)
@@ -128,15 +159,25 @@ def export(
         bool, typer.Option("--merge", help="lora, selective: whole weights with the change in them.")
     ] = False,
     dtype: Annotated[str | None, typer.Option(help="--merge: float32 (else it is), bfloat16, float16.")] = None,
+    prompt_embeds: Annotated[
+        bool, typer.Option("--prompt-embeds", help="A soft prompt as a tensor, with a client for vLLM's prompt_embeds.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Write a plain PEFT or transformers folder."""
     from tailorbird.exporting import export as export_folder
+    from tailorbird.exporting import export_embeddings
     from tailorbird.running.opening import choose
 
     if dtype is not None and not merge:
         raise SpecError("--dtype is the type of merged weights", remedy="add --merge")
+    if prompt_embeds and merge:
+        raise SpecError("a soft prompt is no weight: there is nothing to merge", remedy="leave --merge out")
     chosen = choose(run)
+    if prompt_embeds:
+        export_embeddings(chosen.folder, folder, base_name=chosen.base)
+        print(folder)
+        return
     done = export_folder(chosen.folder, folder, base_folder=chosen.base_folder, merge=merge, dtype=dtype or "float32")
     if done.difference is not None:
         say(f"logits of the check rows: {done.difference:.2g} from the unmerged; its own effect is {done.effect:.2g}")

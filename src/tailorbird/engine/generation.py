@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
+from torch import Tensor
 
 from tailorbird.engine import segments
 from tailorbird.engine.model import Model
-from tailorbird.engine.segments import DecodeStep, KeyValues, pack
+from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, pack
 from tailorbird.types import Stop
 
 
@@ -20,6 +22,43 @@ from tailorbird.types import Stop
 class Generated:
     tokens: list[int]  # without the end token
     stop: Stop
+
+
+@dataclass
+class Prefilled:
+    """Prompts behind one head, as a prefill has left them.
+
+    record: their own keys and values. lengths, limits: prompt tokens and the most new tokens of each row.
+    owner: whose rows they are, where there are several.
+    """
+
+    record: KeyValues
+    cached: KeyValues | None
+    lengths: list[int]
+    limits: list[int]
+    owner: str | None = None
+
+    @property
+    def apart(self) -> bool:
+        """A long head is held once; a short one is copied to the cache of every row."""
+        return self.cached is not None and self.cached.length >= segments.LONG_HEAD
+
+    @property
+    def head(self) -> int:
+        """Tokens of the head in the cache of every row."""
+        return 0 if self.cached is None or self.apart else self.cached.length
+
+
+def prefill(
+    prompts: Sequence[Sequence[int]], limits: Sequence[int], cached: KeyValues | None, device: torch.device
+) -> tuple[Packed, Prefilled]:
+    """The flat batch of prompts behind a head whose keys are `cached`, and where its forward leaves their own."""
+    if min(limits) < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, not {min(limits)}")
+    batch, record = pack(prompts, cached=cached, device=device), KeyValues()
+    assert isinstance(batch.segments, Segments)
+    batch.segments.record = record
+    return batch, Prefilled(record, cached, [len(prompt) for prompt in prompts], list(limits))
 
 
 @torch.no_grad()
@@ -32,49 +71,78 @@ def generate(
     cached: KeyValues | None = None,
 ) -> list[Generated]:
     """Greedy continuation of each prompt. prompts: ids behind a head whose keys are `cached`."""
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    batch = pack(prompts, cached=cached, device=model.device)
-    record = batch.segments.record = KeyValues()
+    batch, filled = prefill(prompts, [max_new_tokens] * len(prompts), cached, model.device)
     hidden = model.forward(batch)
-    ends = torch.tensor(batch.ends, device=model.device)
-    next_ids = model.logits(hidden[ends]).float().argmax(-1)
-    step = _room(record, cached, prompts, max_new_tokens)
-    answers: list[list[int]] = [[] for _ in prompts]
-    stops: list[Stop | None] = [None] * len(prompts)
-    for produced in range(max_new_tokens):
+    return decode(model, hidden[torch.tensor(batch.ends, device=model.device)], [filled], end_ids)
+
+
+@torch.no_grad()
+def decode(model: Model, hidden: Tensor, filled: Sequence[Prefilled], end_ids: frozenset[int]) -> list[Generated]:
+    """Greedy continuation of all rows together. hidden: (rows of all, hidden) at the last token of each prompt."""
+    limits = [limit for one in filled for limit in one.limits]
+    steps = _steps(filled)
+    next_ids = model.logits(hidden).float().argmax(-1)
+    answers: list[list[int]] = [[] for _ in limits]
+    stops: list[Stop | None] = [None] * len(answers)
+    while True:
         for row, token in enumerate(next_ids.tolist()):
             if stops[row] is None:
                 if token in end_ids:
                     stops[row] = Stop.END
                 else:
                     answers[row].append(token)
-        if produced + 1 == max_new_tokens or all(stop is not None for stop in stops):
+                    stops[row] = Stop.LENGTH if len(answers[row]) == limits[row] else None
+        if all(stop is not None for stop in stops):
             break
         embedded = model.embeddings(next_ids).unsqueeze(0)
-        longest = min(segments.few_sizes(int(step.lengths.max()) + 1), step.keys[0].shape[2])
-        step.mask = (torch.arange(longest, device=model.device) <= step.lengths.unsqueeze(1))[:, None, None, :]
-        hidden = model.hidden_states(embedded, step.positions, step)
-        step.lengths = step.lengths + 1
+        for step in steps:
+            longest = min(segments.few_sizes(int(step.lengths.max()) + 1), step.keys[0].shape[2])
+            step.mask = (torch.arange(longest, device=model.device) <= step.lengths.unsqueeze(1))[:, None, None, :]
+        positions = torch.cat([step.positions for step in steps])
+        hidden = model.hidden_states(embedded, positions, _structure(steps, filled))
+        # A row that has stopped writes over its own last place from then on: its cache needs no more room.
+        goes_on = torch.tensor([stop is None for stop in stops], device=model.device)
+        for step, going in zip(steps, goes_on.split([len(step.lengths) for step in steps]), strict=True):
+            step.lengths = step.lengths + going
         next_ids = model.logits(hidden).float().argmax(-1)
     return [Generated(tokens, stop or Stop.LENGTH) for tokens, stop in zip(answers, stops, strict=True)]
 
 
-def _room(record: KeyValues, cached: KeyValues | None, prompts: Sequence[Sequence[int]], new: int) -> DecodeStep:
-    """Caches with room for the new tokens: [head | prompt | new], right-padded per row. A long head stays apart."""
-    apart = cached is not None and cached.length >= segments.LONG_HEAD
-    head = 0 if cached is None or apart else cached.length
-    longest = max(map(len, prompts))
-    capacity = head + longest + new
+def _structure(steps: Sequence[DecodeStep], filled: Sequence[Prefilled]) -> DecodeStep | Several:
+    if len(steps) == 1 and filled[0].owner is None:
+        return steps[0]
+    owners = [(len(one.lengths), one.owner or "") for one in filled]
+    return Several([(len(step.lengths), step) for step in steps], owners)
+
+
+def _steps(filled: Sequence[Prefilled]) -> list[DecodeStep]:
+    """One structure for neighbours whose heads are copied to each row, one for each head that is held once."""
+    together = groupby(enumerate(filled), key=lambda one: one[0] if one[1].apart else -1)
+    return [_room([one for _, one in group]) for _, group in together]
+
+
+def _room(filled: Sequence[Prefilled]) -> DecodeStep:
+    """Caches with room for the new tokens: [head | prompt | new], right-padded per row."""
+    capacity = max(
+        one.head + length + limit for one in filled for length, limit in zip(one.lengths, one.limits, strict=True)
+    )
+    rows = sum(len(one.lengths) for one in filled)
     keys, values = [], []
-    for layer, (key, value) in enumerate(zip(record.keys, record.values, strict=True)):
-        rows, groups, _, size = key.shape
-        room_k, room_v = key.new_zeros(rows, groups, capacity, size), key.new_zeros(rows, groups, capacity, size)
-        if head and cached is not None:
-            room_k[:, :, :head], room_v[:, :, :head] = cached.keys[layer], cached.values[layer]
-        own = slice(head, head + longest)
-        room_k[:, :, own], room_v[:, :, own] = key[:, :, :longest], value[:, :, :longest]
+    for layer, like in enumerate(filled[0].record.keys):
+        shape = (rows, like.shape[1], capacity, like.shape[3])
+        room_k, room_v = like.new_zeros(shape), like.new_zeros(shape)
+        start = 0
+        for one in filled:
+            own = slice(start, start + len(one.lengths))
+            start += len(one.lengths)
+            if one.head and one.cached is not None:
+                room_k[own, :, : one.head] = one.cached.keys[layer]
+                room_v[own, :, : one.head] = one.cached.values[layer]
+            longest = max(one.lengths)
+            place = slice(one.head, one.head + longest)
+            room_k[own, :, place] = one.record.keys[layer][:, :, :longest]
+            room_v[own, :, place] = one.record.values[layer][:, :, :longest]
         keys.append(room_k)
         values.append(room_v)
-    lengths = torch.tensor([head + len(prompt) for prompt in prompts], device=keys[0].device)
-    return DecodeStep(keys, values, lengths, mask=torch.empty(0), cached=cached if apart else None)
+    lengths = torch.tensor([one.head + length for one in filled for length in one.lengths], device=keys[0].device)
+    return DecodeStep(keys, values, lengths, mask=torch.empty(0), cached=filled[0].cached if filled[0].apart else None)

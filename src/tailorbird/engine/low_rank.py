@@ -74,17 +74,22 @@ def initial(layer: nn.Module, rank: int, generator: torch.Generator) -> tuple[Te
 
 def wrap(network: nn.Module, tensors: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> Callable[[], None]:
     """Put low-rank layers in place; returns the function that restores the network exactly as it was."""
+    layers = {name: LowRankLinear(network.get_submodule(name), a, b, scale) for name, (a, b) in tensors.items()}
+    return replaced(network, layers)
+
+
+def replaced(network: nn.Module, layers: Mapping[str, nn.Module]) -> Callable[[], None]:
+    """Put `layers` in the places of those of their names; returns the function that puts the own ones back."""
     originals: list[tuple[nn.Module, str, nn.Module]] = []
-    for name, (a, b) in tensors.items():
+    for name, layer in layers.items():
         parent_name, _, child = name.rpartition(".")
         parent = network.get_submodule(parent_name)
-        layer = getattr(parent, child)
-        originals.append((parent, child, layer))
-        setattr(parent, child, LowRankLinear(layer, a, b, scale))
+        originals.append((parent, child, getattr(parent, child)))
+        setattr(parent, child, layer)
 
     def restore() -> None:
-        for parent, child, layer in originals:
-            setattr(parent, child, layer)
+        for parent, child, own in originals:
+            setattr(parent, child, own)
 
     return restore
 

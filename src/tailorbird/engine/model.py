@@ -17,7 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from tailorbird.engine.dropout import Dropout
 from tailorbird.engine.kernels.cross_entropy import CrossEntropy
 from tailorbird.engine.kernels.layers import Layer, compare, install, own_forwards
-from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, at_least_float32, pack, register
+from tailorbird.engine.segments import (
+    DecodeStep,
+    KeyValues,
+    Packed,
+    Segments,
+    Several,
+    at_least_float32,
+    pack,
+    register,
+)
 from tailorbird.errors import ResourceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -89,7 +98,7 @@ class Model:
     def embed(self, batch: Packed) -> Tensor:
         """(1, T, hidden): token embeddings, the soft prompt before the head unless the head is cached."""
         embedded = self._looked_up(batch.ids)
-        if self.soft is not None and batch.segments.cached is None:
+        if self.soft is not None and isinstance(batch.segments, Segments) and batch.segments.cached is None:
             soft = self.soft if self.soft_encoder is None else self.soft_encoder(batch.soft_keys)
             embedded = torch.cat([soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
@@ -103,7 +112,7 @@ class Model:
         found: Tensor = table(ids)
         return found
 
-    def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep) -> Tensor:
+    def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep | Several) -> Tensor:
         """embedded (1, T, hidden), positions (T,) -> final hidden states (T, hidden)."""
         result = self.body(
             inputs_embeds=embedded,
@@ -116,11 +125,13 @@ class Model:
 
     def forward(self, batch: Packed, places: Tensor | None = None) -> Tensor:
         """Final hidden states (T, hidden), or those at `places` (N,) alone, which can be had for less."""
-        if self.kv is not None and batch.segments.cached is None:
-            batch.segments.prefix = self.prefix()
+        structure = batch.segments
+        if isinstance(structure, Segments):
+            prefix = self.prefix() if structure.cached is None else None
+            structure = replace(structure, prefix=prefix, wanted=places)
         with self.dropout.over(batch.keys):
             embedded = self.dropout.embedded(self.embed(batch))
-            hidden = self.hidden_states(embedded, batch.positions, replace(batch.segments, wanted=places))
+            hidden = self.hidden_states(embedded, batch.positions, structure)
         return hidden if places is None or len(hidden) < embedded.shape[1] else hidden[places]
 
     def drop_out(self, rate: float) -> None:

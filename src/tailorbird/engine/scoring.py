@@ -71,7 +71,7 @@ class Trie:
         return seen
 
 
-def _layout(
+def lay_out(
     prompts: Sequence[Sequence[int]], trie: Trie, cached: KeyValues | None, device: torch.device
 ) -> tuple[Packed, Tensor]:
     """Flat batch of prompts each followed by the trie, and (S, P) flat positions of the nodes that are read."""
@@ -126,19 +126,36 @@ def score_labels(model: Model, prompts: Sequence[Sequence[int]], trie: Trie, cac
 
     prompts: token ids behind a head (soft prompt included) whose keys are `cached`.
     """
-    batch, read = _layout(prompts, trie, cached, model.device)
-    count = read.numel()
-    read = F.pad(read.reshape(-1), (0, few_sizes(count) - count))
-    hidden = model.forward(batch)[read]  # (S * P and some more, hidden)
+    batch, read = lay_out(prompts, trie, cached, model.device)
+    return read_labels(model, model.forward(batch), [(read, trie)])[0]
+
+
+@torch.no_grad()
+def read_labels(model: Model, hidden: Tensor, nodes: Sequence[tuple[Tensor, Trie]]) -> list[Tensor]:
+    """hidden (T, hidden); for each trie the (S, P) places of its nodes -> its (S, labels) scores, as `score_labels`.
+
+    The normalizers of all tries are computed together.
+    """
+    places = torch.cat([read.reshape(-1) for read, _ in nodes])
+    places = F.pad(places, (0, few_sizes(places.numel()) - places.numel()))
+    at_nodes = hidden[places]  # (all nodes and some more, hidden)
+    normalizers = torch.cat([_log_sum_exp(model.logits(part)) for part in at_nodes.split(LOGIT_ROWS)])
+    scores, start = [], 0
+    for read, trie in nodes:
+        own = slice(start, start + read.numel())
+        start += read.numel()
+        own_hidden = at_nodes[own].view(*read.shape, -1)  # (S, P, hidden)
+        scores.append(_sums(model, own_hidden, normalizers[own].view(read.shape), trie))
+    return scores
+
+
+def _sums(model: Model, hidden: Tensor, normalizers: Tensor, trie: Trie) -> Tensor:
+    """hidden (S, P, hidden) and normalizers (S, P) of the nodes of one trie -> (S, labels)."""
     nodes = torch.tensor([node for node, _ in trie.pairs], device=model.device)
     children = torch.tensor([token for _, token in trie.pairs], device=model.device)
-    normalizers = torch.cat([_log_sum_exp(model.logits(part)) for part in hidden.split(LOGIT_ROWS)])
-    hidden = hidden[:count]
-    normalizers = normalizers[:count].view(len(prompts), -1)  # (S, P)
     # The wanted logits themselves in fp32, whatever the compute dtype: a bf16 logit near 20 is only good to 0.06.
     weight = model.output.weight[children].float()  # type: ignore[union-attr, index]
-    at_nodes = hidden.view(len(prompts), -1, hidden.shape[-1]).float()[:, nodes]  # (S, C, hidden)
-    logits = torch.einsum("sch,ch->sc", at_nodes, weight)
+    logits = torch.einsum("sch,ch->sc", hidden.float()[:, nodes], weight)
     bias = getattr(model.output, "bias", None)
     if bias is not None:
         logits = logits + bias[children].float()
@@ -146,19 +163,31 @@ def score_labels(model: Model, prompts: Sequence[Sequence[int]], trie: Trie, cac
     return torch.stack([log_probabilities[:, path].sum(1) for path in trie.paths], dim=1).cpu()
 
 
+Marked = tuple[Sequence[int], Sequence[bool]]
+"""Token ids of a row, and which of them are to be scored."""
+
+
 @torch.no_grad()
-def log_probabilities(model: Model, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[float]:
+def log_probabilities(model: Model, rows: Sequence[Marked]) -> list[float]:
     """Sum of log p(token | before) over the marked tokens of each row (ids, marked), nats. Token 0 cannot be marked
     unless a soft prompt stands before it."""
     batch = pack([ids for ids, _ in rows], soft=model.virtual_tokens, pairs=model.pairs, device=model.device)
-    hidden = model.forward(batch)
+    return read_marked(model, model.forward(batch), rows, batch.starts, before=model.virtual_tokens - 1)
+
+
+@torch.no_grad()
+def read_marked(
+    model: Model, hidden: Tensor, rows: Sequence[Marked], starts: Sequence[int], before: int = -1
+) -> list[float]:
+    """`log_probabilities` of rows that begin at `starts` of hidden (T, hidden). `before`: the place that predicts the
+    first token of every row; negative where there is none."""
     places, targets, owner = [], [], []
-    for number, ((ids, marked), start) in enumerate(zip(rows, batch.starts, strict=True)):
+    for number, ((ids, marked), start) in enumerate(zip(rows, starts, strict=True)):
         for i, wanted in enumerate(marked):
             if wanted:
-                if i == 0 and not model.virtual_tokens:
+                if i == 0 and before < 0:
                     raise ValueError("the first token of a row has nothing before it and cannot be scored")
-                places.append(start + i - 1 if i else model.virtual_tokens - 1)
+                places.append(start + i - 1 if i else before)
                 targets.append(ids[i])
                 owner.append(number)
     sums = [0.0] * len(rows)

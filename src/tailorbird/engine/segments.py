@@ -128,6 +128,20 @@ class DecodeStep:
 
 
 @dataclass
+class Several:
+    """Structures one behind the other in one flat sequence: rows of several customizations, each behind its own head.
+
+    parts: (tokens, structure) in their order.
+    owners: (tokens, whose they are) in their order, for layers that compute something else for each owner.
+    padding: tokens of no row at the end, beyond those of the parts.
+    """
+
+    parts: Sequence[tuple[int, Segments | DecodeStep]]
+    owners: Sequence[tuple[int, str]]
+    padding: int = 0
+
+
+@dataclass
 class Packed:
     """A flat batch: ids (T,), positions (T,) and the segments; `ends[s]` is the flat position of row s's last token.
 
@@ -137,7 +151,7 @@ class Packed:
 
     ids: Tensor
     positions: Tensor
-    segments: Segments
+    segments: Segments | Several
     starts: list[int]
     ends: list[int]
     keys: Tensor | None = None
@@ -309,7 +323,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: Segments | DecodeStep | None = None,
+    segments: Segments | DecodeStep | Several | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """The function transformers calls in every layer. query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D).
@@ -323,9 +337,26 @@ def attention(
     if segments is None:
         out = _grouped(query, key, value, None, scale)
         return out.transpose(1, 2), None
-    if isinstance(segments, DecodeStep):
-        return _decode(layer, query, key, value, scale, segments), None
-    return _packed(layer, query, key, value, scale, segments), None
+    if isinstance(segments, Several):
+        return _several(layer, query, key, value, scale, segments), None
+    return _within(layer, query, key, value, scale, segments), None
+
+
+def _within(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, part: Segments | DecodeStep) -> Tensor:
+    if isinstance(part, DecodeStep):
+        return _decode(layer, query, key, value, scale, part)
+    return _packed(layer, query, key, value, scale, part)
+
+
+def _several(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, several: Several) -> Tensor:
+    outputs, start = [], 0
+    for tokens, part in several.parts:
+        q, k, v = (x[:, :, start : start + tokens] for x in (query, key, value))
+        outputs.append(_within(layer, q, k, v, scale, part))
+        start += tokens
+    if several.padding:
+        outputs.append(query.new_zeros(1, several.padding, query.shape[1], query.shape[3]))
+    return torch.cat(outputs, dim=1)
 
 
 def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, s: Segments) -> Tensor:

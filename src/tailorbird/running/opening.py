@@ -1,4 +1,5 @@
-"""RUN[:LABEL] -> a customization that is there, opened as it was measured. For `load`, `apply`, `chat`, `export`."""
+"""RUN[:LABEL] or TABLE:TASK -> a customization that is there, opened as it was measured. For `load`, `apply`, `chat`,
+`export`, `after:`."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
+from tailorbird.artifacts.layout import PROMPT
+from tailorbird.artifacts.table import PromptTable
 from tailorbird.errors import ArtifactError, SpecError
 from tailorbird.plan import Plan
 from tailorbird.running.folder import RunFolder, find
@@ -18,26 +21,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A finished contestant that has a customization folder."""
+    """A customization folder, and what it needs to be opened as it was measured.
 
-    run: RunFolder
+    place: the run or prompt table that it is in. base: the name of its base; base_then: where that lay then.
+    batch_tokens: tokens of one forward; no answer depends on it.
+    """
+
+    place: Path
     label: str
     folder: Path
-    plan: Plan
+    base: str
+    base_then: Path
+    device_then: str
+    dtype: str
+    threads: int
+    instruction: str | None
+    labels: tuple[str, ...]
+    max_new_tokens: int
+    batch_tokens: int = 4096
 
     @property
     def base_folder(self) -> Path:
-        """Where the base lies now: where it lay when the run was made, else where its name leads to."""
-        then = Path(self.plan.base["folder"])
-        if (then / "config.json").is_file():
-            return then
+        """Where the base lies now: where it lay when this was made, else where its name leads to."""
+        if (self.base_then / "config.json").is_file():
+            return self.base_then
         from tailorbird.bases.catalog import resolve
 
-        return resolve(self.plan.base["name"])
+        return resolve(self.base)
 
     def device(self) -> str:
         """The device it was measured on, or what there is."""
-        if self.plan.device == "cpu":
+        if self.device_then == "cpu":
             return "cpu"
         from tailorbird.bases.machine import torch_device
 
@@ -46,12 +60,7 @@ class Chosen:
     def open(self) -> LocalAnswerer:
         from tailorbird.answerers.opening import open_customization
 
-        return open_customization(
-            self.folder,
-            self.base_folder,
-            device=self.device(),
-            batch_tokens=self.plan.micro_batch_tokens,
-        )
+        return open_customization(self.folder, self.base_folder, device=self.device(), batch_tokens=self.batch_tokens)
 
     def open_beside(self) -> LocalAnswerer:
         """The base with the task's instruction alone."""
@@ -59,16 +68,34 @@ class Chosen:
         from tailorbird.artifacts.layout import read_parts
         from tailorbird.artifacts.parts import Prompt
 
-        decode = replace(read_parts(self.folder).decode, calibration=None)
         return open_bare(
             self.base_folder,
-            prompt=Prompt(self.plan.task["instruction"]),
-            decode=decode,
+            prompt=Prompt(self.instruction),
+            decode=replace(read_parts(self.folder).decode, calibration=None),
             device=self.device(),
-            dtype=self.plan.dtype,
-            threads=self.plan.threads,
-            batch_tokens=self.plan.micro_batch_tokens,
+            dtype=self.dtype,
+            threads=self.threads,
+            batch_tokens=self.batch_tokens,
         )
+
+
+def in_table(table: PromptTable, name: str) -> Chosen:
+    """A task of a prompt table, TASK or TASK@HASH."""
+    version = table.verified(table.find(name))
+    manifest, prompt = version.manifest, store.read_json(version.folder / PROMPT)
+    return Chosen(
+        place=table.path,
+        label=name,
+        folder=version.folder,
+        base=table.base["name"],
+        base_then=Path(table.base["folder"]),
+        device_then=str(manifest.environment["device"]),
+        dtype=manifest.compute_dtype,
+        threads=int(manifest.environment["threads"]),
+        instruction=prompt["instruction"],
+        labels=tuple(prompt["decode"]["labels"]),
+        max_new_tokens=int(prompt["decode"]["max_new_tokens"]),
+    )
 
 
 def comparison_of(folder: RunFolder) -> dict[str, Any]:
@@ -82,7 +109,15 @@ def comparison_of(folder: RunFolder) -> dict[str, Any]:
 
 
 def choose(run: str | Path) -> Chosen:
-    """The customization that RUN[:LABEL] means; without LABEL the recommended one."""
+    """The customization that RUN[:LABEL] means, without LABEL the recommended one; or TABLE:TASK of a prompt table."""
+    place, colon, task = str(run).rpartition(":")
+    if colon and PromptTable.is_at(Path(place)):
+        return in_table(PromptTable.open(place), task)
+    if PromptTable.is_at(Path(run)):
+        tasks = sorted(PromptTable.open(run).newest())
+        raise SpecError(
+            "is a prompt table", where=str(run), remedy=f"name one of: {', '.join(f'{run}:{t}' for t in tasks)}"
+        )
     folder, label = find(run)
     comparison = comparison_of(folder)
     rows = {row["label"]: row for row in comparison["rows"]}
@@ -106,4 +141,17 @@ def choose(run: str | Path) -> Chosen:
             f"{label} cannot be opened: {why}", where=str(folder.path), remedy=f"one of: {', '.join(usable)}"
         )
     plan = Plan.from_dict(store.read_json(folder.path / "plan.json"))
-    return Chosen(folder, label, folder.path / rows[label]["artifact"], plan)
+    return Chosen(
+        place=folder.path,
+        label=label,
+        folder=folder.path / rows[label]["artifact"],
+        base=plan.base["name"],
+        base_then=Path(plan.base["folder"]),
+        device_then=plan.device,
+        dtype=plan.dtype,
+        threads=plan.threads,
+        instruction=plan.task["instruction"],
+        labels=tuple(plan.task["labels"]),
+        max_new_tokens=plan.task["max_new_tokens"],
+        batch_tokens=plan.micro_batch_tokens,
+    )

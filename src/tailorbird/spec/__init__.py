@@ -19,6 +19,7 @@ from tailorbird.spec.fields import (
     SplitSpec,
     TaskSpec,
     Tune,
+    checked_name,
 )
 from tailorbird.spec.problems import Problem, did_you_mean, problems_error
 from tailorbird.spec.reading import build, load
@@ -42,4 +43,5 @@ __all__ = [
     "Problem",
     "problems_error",
     "did_you_mean",
+    "checked_name",
 ]

@@ -268,7 +268,7 @@ class Contestant(_Part):
     @field_validator("label")
     @classmethod
     def _label(cls, label: str) -> str:
-        return _checked_name(label, "label")
+        return checked_name(label, "label")
 
     @model_validator(mode="after")
     def _one_source(self) -> Contestant:
@@ -356,7 +356,7 @@ class Spec(_Part):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str | None) -> str | None:
-        return None if name is None else _checked_name(name, "name")
+        return None if name is None else checked_name(name, "name")
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Spec:
@@ -414,7 +414,8 @@ def _stem(path: str) -> str:
     return (Path(parts[-1]).stem if parts else path) or path
 
 
-def _checked_name(name: str, what: str) -> str:
+def checked_name(name: str, what: str) -> str:
+    """A name that may be a folder's everywhere. ValueError says what is wrong with it."""
     if not LABEL.fullmatch(name):
         near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]
         hint = f", for example `{near}`" if LABEL.fullmatch(near) else ""

@@ -1,0 +1,256 @@
+"""The prompt table: a folder of soft prompts on one frozen base, each a whole, verified, immutable customization.
+
+    TABLE/table.json                   base, chat template, compute type: what all tasks must agree in
+    TABLE/prompt_table/TASK/           the first version of a task
+    TABLE/prompt_table/TASK@HASH/      a later one; HASH is the beginning of its identity
+
+A version comes with one rename and goes with one, so that a kill leaves the table as it was before or after. Nothing is
+ever written into a version that is there: adding a task leaves every other one's bytes alone. `added.json`,
+`scores.json` and the card lie beside a version's files and are not part of its identity.
+
+No torch: what a tensor holds is looked at when a task is opened.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird import store
+from tailorbird.artifacts.layout import ADAPTER_CONFIG, PROMPT, tensor_files
+from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, read_manifest, verify
+from tailorbird.artifacts.parts import KINDS
+from tailorbird.errors import ArtifactError, ResourceError, SpecError
+from tailorbird.spec import checked_name, did_you_mean
+
+SCHEMA = 1
+NAME, TASKS, BASE = "table.json", "prompt_table", "base"
+HASH = 12  # hex digits of an identity in a version's name
+STORED = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"})  # what stands before a text and changes no weight
+
+
+@dataclass(frozen=True)
+class Version:
+    """One customization in a table. `made`: the run it came from, and when; `scores`: its row in that comparison."""
+
+    task: str
+    number: int
+    folder: Path
+    manifest: Manifest
+    made: Mapping[str, Any]
+    scores: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """TASK@HASH: this version for good, whatever is added later."""
+        return f"{self.task}@{_digest(self.manifest)}"
+
+    @property
+    def virtual_tokens(self) -> int:
+        return int(store.read_json(self.folder / ADAPTER_CONFIG)["num_virtual_tokens"])
+
+    @property
+    def bytes(self) -> int:
+        """What has to be deployed beyond the base: tensors and prompt."""
+        return sum(file.stat().st_size for file in (*tensor_files(self.folder), self.folder / PROMPT))
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """A table on disk. `base`: name, fingerprint, and the folder where it lay when the table was begun."""
+
+    path: Path
+    base: Mapping[str, str]
+    template_hash: str
+    compute_dtype: str
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        return (path / NAME).is_file()
+
+    @staticmethod
+    def open(path: str | Path) -> PromptTable:
+        """ResourceError when there is none, ArtifactError when table.json is not one."""
+        path = Path(path)
+        if not PromptTable.is_at(path):
+            raise ResourceError("there is no prompt table", where=str(path), remedy="`tailorbird table add` begins one")
+        value = store.read_json(path / NAME)
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            found = value.get("schema") if isinstance(value, dict) else None
+            raise ArtifactError(
+                f"schema {found!r} is not the one this version reads ({SCHEMA})", where=str(path / NAME)
+            )
+        try:
+            return PromptTable(path, dict(value["base"]), value["template_hash"], value["compute_dtype"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"is not a table's: {error!r}", where=str(path / NAME)) from error
+
+    # What is there
+
+    def versions(self) -> list[Version]:
+        """All versions of all tasks, by task and oldest first. ArtifactError names what does not belong there."""
+        below = self.path / TASKS
+        folders = sorted(p for p in below.iterdir() if not p.name.startswith(".")) if below.is_dir() else []
+        return sorted((self._version(folder) for folder in folders), key=lambda v: (v.task, v.number))
+
+    def newest(self) -> dict[str, Version]:
+        """The newest version of each task."""
+        return {version.task: version for version in self.versions()}
+
+    def find(self, name: str) -> Version:
+        """TASK (its newest version) or TASK@HASH. SpecError when there is none."""
+        versions = self.versions()
+        task, at, digest = name.partition("@")
+        same = [v for v in versions if v.task == task and (not at or _digest(v.manifest) == digest)]
+        if not same:
+            known = sorted({v.task for v in versions} | ({v.name for v in versions} if at else set()))
+            raise SpecError(f"no task is called {name!r}; {did_you_mean(name, known)}", where=str(self.path))
+        return same[-1]
+
+    def verified(self, version: Version) -> Version:
+        """Every file of it compared with its hash, and its base with the table's."""
+        verify(version.folder, self.base["fingerprint"])
+        return version
+
+    def _version(self, folder: Path) -> Version:
+        task, at, digest = folder.name.partition("@")
+        if not folder.is_dir() or folder.is_symlink() or _wrong_name(task) is not None:
+            raise ArtifactError("does not belong to a prompt table", where=str(folder), remedy="remove it")
+        manifest = read_manifest(folder)
+        made = store.read_json(folder / ADDED) if (folder / ADDED).is_file() else None
+        if not isinstance(made, dict) or not isinstance(made.get("version"), int):
+            raise ArtifactError(f"{ADDED} is missing or is not a version's", where=str(folder))
+        if (
+            made.get("task") != task
+            or made.get("identity") != manifest.identity
+            or (at and digest != _digest(manifest))
+        ):
+            raise ArtifactError(
+                f"is not what was added as {made.get('task')!r} ({str(made.get('identity'))[:23]}…)",
+                where=str(folder),
+                remedy="put it back under its own name, or remove it and add it again",
+            )
+        self._fits(manifest, folder)
+        scores = store.read_json(folder / "scores.json") if (folder / "scores.json").is_file() else None
+        return Version(task, made["version"], folder, manifest, made, scores)
+
+    def _fits(self, manifest: Manifest, where: Path) -> None:
+        theirs = (manifest.base_fingerprint, manifest.template_hash, manifest.compute_dtype)
+        ours = (self.base["fingerprint"], self.template_hash, self.compute_dtype)
+        for what, its, own in zip(("base", "chat template", "compute type"), theirs, ours, strict=True):
+            if its != own:
+                raise ArtifactError(
+                    f"its {what} is {its[:23]}, the table's {own[:23]}",
+                    where=str(where),
+                    remedy="one table is for one base: add it to another table",
+                )
+
+    # Adding and removing
+
+    def remove(self, name: str) -> list[Version]:
+        """Takes out TASK with all its versions, or TASK@HASH alone; gives what was there."""
+        with _lock(self.path):
+            asked = self.find(name)
+            gone = [asked] if "@" in name else [v for v in self.versions() if v.task == asked.task]
+            for version in reversed(gone):
+                store.discard_folder(version.folder)
+            return gone
+
+    def add(self, source: Path, task: str, made: Mapping[str, Any]) -> tuple[Version, bool]:
+        """Copies a customization folder in; (its version, whether it is new here).
+
+        The same one again changes nothing. One that was started from a version of this task is its next version;
+        another one of a name that is taken is refused. `made` is kept in added.json.
+        """
+        if wrong := _wrong_name(task):
+            raise SpecError(wrong, remedy="name the task with --as")
+        manifest = verify(source, self.base["fingerprint"])
+        self._fits(manifest, source)
+        _stored_alone(source, manifest)
+        with _lock(self.path):
+            store.sweep(self.path / TASKS)
+            there = [v for v in self.versions() if v.task == task]
+            for version in there:
+                if version.manifest.identity == manifest.identity:
+                    return version, False
+            if there and (manifest.parent or {}).get("identity") not in {v.manifest.identity for v in there}:
+                raise SpecError(
+                    f"a task is called {task!r} already, and this one was not made from it",
+                    where=str(self.path),
+                    remedy="give it another name with --as, or remove the one that is there",
+                )
+            number = there[-1].number + 1 if there else 1
+            added = {**made, "task": task, "version": number, "identity": manifest.identity}
+            final = self.path / TASKS / (f"{task}@{_digest(manifest)}" if there else task)
+            self._publish(source, manifest, added, final)
+            return self._version(final), True
+
+    def _publish(self, source: Path, manifest: Manifest, added: Mapping[str, Any], final: Path) -> None:
+        temporary = final.with_name(f".{final.name}.tmp")
+        try:
+            with store.disk(final):
+                for name in (*manifest.files, *sorted(BESIDE - {ADDED})):
+                    if name in manifest.files or (source / name).is_file():
+                        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                        store.fault("copy")
+                        shutil.copyfile(source / name, temporary / name)
+            store.write_json(temporary / ADDED, dict(added))
+            verify(temporary, self.base["fingerprint"])
+            store.publish_folder(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def begin(path: Path, manifest: Manifest, base_folder: Path) -> PromptTable:
+    """The table at `path`; a new, empty one for this customization's base where there is none."""
+
+    if not PromptTable.is_at(path) and _is_something_else(path):
+        raise SpecError("exists, and is no prompt table", where=str(path), remedy="name a new folder")
+    with _lock(path):
+        store.sweep(path)
+        if not PromptTable.is_at(path):
+            base = {"name": manifest.base_name, "fingerprint": manifest.base_fingerprint, "folder": str(base_folder)}
+            facts = {"template_hash": manifest.template_hash, "compute_dtype": manifest.compute_dtype}
+            store.write_json(path / NAME, {"schema": SCHEMA, "base": base, **facts})
+    return PromptTable.open(path)
+
+
+def _is_something_else(path: Path) -> bool:
+    """A folder with anything in it but what a beginning that was killed has left; or a file."""
+    ours = re.compile(rf"\.lock|\.{re.escape(NAME)}\..*\.tmp")
+    return path.exists() and (not path.is_dir() or any(not ours.fullmatch(p.name) for p in path.iterdir()))
+
+
+def _lock(path: Path) -> store.RunLock:
+    return store.RunLock(path, "this prompt table", "wait for it; then the same command again")
+
+
+def _wrong_name(task: str) -> str | None:
+    try:
+        checked_name(task, "task")
+    except ValueError as error:
+        return f"{task!r} cannot be a task's name: {error}"
+    if task.endswith("."):
+        return f"{task!r} cannot be a folder's name on Windows"
+    return f"{BASE!r} is what rows for the untouched base are called" if task == BASE else None
+
+
+def _digest(manifest: Manifest) -> str:
+    return manifest.identity.removeprefix("sha256:")[:HASH]
+
+
+def _stored_alone(folder: Path, manifest: Manifest) -> None:
+    """A part of its own folder means several parts; whole weights and deltas have no adapter_config.json."""
+    several = [kind for kind in KINDS if (folder / kind).is_dir()]
+    config = folder / ADAPTER_CONFIG
+    kind = store.read_json(config).get("peft_type") if config.is_file() and not several else None
+    if kind not in STORED:
+        raise SpecError(
+            f"{manifest.label} ({manifest.technique}) is more than a prompt before the text",
+            where=str(folder),
+            remedy="a prompt table holds soft prompts and key/value prefixes; others are served beside it (--beside)",
+        )

@@ -1,0 +1,39 @@
+"""A prompt table as a table for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from tailorbird.types import JSON
+
+
+def rows(listed: JSON) -> Table:
+    """One line a version; an older version is named by its hash."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("task", "technique"):
+        table.add_column(head)
+    for head in ("virtual tokens", "bytes", "score", "n", "forgets (bits/byte)"):
+        table.add_column(head, justify="right")
+    for head in ("identity", "made"):
+        table.add_column(head)
+    newest = {row["task"]: row["version"] for row in listed["tasks"]}
+    for row in listed["tasks"]:
+        name = row["task"] if row["version"] == newest[row["task"]] else row["name"]
+        identity = row["identity"].removeprefix("sha256:")[:12]
+        cells = [name, row["technique"], f"{row['virtual_tokens']}", f"{row['bytes']:,}", _score(row)]
+        cells += [_number(row["n"], "d"), _number(row["forgetting"], "+.3f"), identity]
+        table.add_row(*(Text(cell) for cell in (*cells, str(row["made_at"] or row["added_at"])[:10])))
+    return table
+
+
+def _score(row: JSON) -> str:
+    if row["score"] is None:
+        return "not measured"
+    return f"{row['score']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {row['split']}"
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,99 @@
+"""A prompt table that answers: its tasks, other customizations beside it, and the untouched base, in mixed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird import store
+from tailorbird.artifacts.manifest import read_manifest
+from tailorbird.artifacts.table import BASE, PromptTable
+from tailorbird.errors import SpecError
+from tailorbird.running.opening import Chosen, choose, in_table
+from tailorbird.types import Answer, Conversation, Request
+
+if TYPE_CHECKING:
+    from tailorbird.answerers.local import LocalAnswerer
+    from tailorbird.answerers.mixed import MixedAnswerer
+
+BASE_TOKENS = 256  # longest answer of the untouched base, which has no task that says
+
+
+@dataclass
+class Served:
+    """`beside`: customizations that are not in the table, by name. Each is opened, verified, when first asked.
+
+    A name keeps the version that it was opened with, whatever is added to the table meanwhile.
+    """
+
+    table: PromptTable
+    beside: Mapping[str, Chosen]
+    _found: dict[str, Chosen] = field(default_factory=dict)
+    _members: dict[str, LocalAnswerer] = field(default_factory=dict)
+    _mixed: MixedAnswerer | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [*sorted(self.table.newest()), *self.beside]
+
+    @property
+    def identity(self) -> str:
+        """Stands for all that can answer here."""
+        tasks = {version.name: version.manifest.identity for version in self.table.versions()}
+        others = {name: read_manifest(chosen.folder).identity for name, chosen in self.beside.items()}
+        return "sha256:" + store.sha256_json([self.table.base["fingerprint"], tasks, others])
+
+    def chosen(self, name: str) -> Chosen:
+        """SpecError when nobody here has that name."""
+        if name not in self._found:
+            self._found[name] = self.beside[name] if name in self.beside else in_table(self.table, name)
+        return self._found[name]
+
+    def labels(self, name: str) -> tuple[str, ...]:
+        return () if name == BASE else self.chosen(name).labels
+
+    def max_new_tokens(self, name: str) -> int:
+        return BASE_TOKENS if name == BASE else self.chosen(name).max_new_tokens or BASE_TOKENS
+
+    def answer(self, requests: Sequence[tuple[str, Request]]) -> Iterator[Answer]:
+        """One answer for each (name, request), in their order."""
+        return self._with({name for name, _ in requests}).answer(requests)
+
+    def score(self, conversations: Sequence[tuple[str, Conversation]], answers: Sequence[str]) -> list[float]:
+        """Sum of log-probabilities of each answer and its end, nats."""
+        return self._with({name for name, _ in conversations}).score(conversations, answers)
+
+    def close(self) -> None:
+        for member in self._members.values():
+            member.close()
+
+    def _with(self, names: set[str]) -> MixedAnswerer:
+        from tailorbird.answerers.mixed import MixedAnswerer
+
+        if new := sorted(names - self._members.keys()):
+            self._members |= {name: self._open(name) for name in new}
+            self._mixed = MixedAnswerer(self._members)
+        assert self._mixed is not None
+        return self._mixed
+
+    def _open(self, name: str) -> LocalAnswerer:
+        if name != BASE:
+            return self.chosen(name).open()
+        from tailorbird.answerers.opening import open_bare
+
+        like = self.chosen(self.names[0])
+        return open_bare(like.base_folder, device=like.device(), dtype=self.table.compute_dtype, threads=like.threads)
+
+
+def serve(path: Path, beside: Mapping[str, str]) -> Served:
+    """The table at `path`, with {name: RUN:LABEL} beside it."""
+    table = PromptTable.open(path)
+    tasks = table.newest()
+    if not tasks:
+        raise SpecError("the table is empty", where=str(path), remedy="tailorbird table add TABLE RUN:LABEL")
+    if taken := next((name for name in beside if name in tasks or name == BASE), None):
+        raise SpecError(f"{taken!r} is in the table already", where=str(path), remedy="give it another name")
+    base = Path(table.base["folder"])
+    return Served(table, {name: replace(choose(run), base_then=base) for name, run in beside.items()})

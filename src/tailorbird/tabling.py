@@ -1,0 +1,153 @@
+"""`table`: tasks put into a prompt table, trained on, listed, taken out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird import spec as specs
+from tailorbird import store
+from tailorbird.artifacts.manifest import read_manifest
+from tailorbird.artifacts.table import PromptTable, Version, begin
+from tailorbird.bases.headers import folder_headers
+from tailorbird.errors import SpecError
+from tailorbird.plan import wrong_settings
+from tailorbird.running.opening import Chosen, choose
+from tailorbird.types import JSON
+
+if TYPE_CHECKING:
+    from tailorbird.running import Finished
+    from tailorbird.spec import Spec
+
+BEFORE = "before"  # the version that is trained on, as a contestant beside the one made from it
+LORA_RANK = 16  # of the adapter whose size stands beside a task's
+
+
+@dataclass(frozen=True)
+class Added:
+    version: Version
+    new: bool
+
+
+def add(table: Path, run: str, task: str | None = None) -> Added:
+    """Puts RUN[:LABEL], or a task of another table, into `table`, which is begun where there is none. `task`: its name
+    there, the label when left out."""
+    chosen = choose(run)
+    return _add(table, chosen, task or chosen.label.partition("@")[0])
+
+
+def _add(table: Path, chosen: Chosen, task: str) -> Added:
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    made = {"from": chosen.place.name, "label": chosen.label, "made_at": _made_at(chosen), "added_at": at}
+    opened = begin(table, read_manifest(chosen.folder), chosen.base_folder)
+    return Added(*opened.add(chosen.folder, task, made))
+
+
+def _made_at(chosen: Chosen) -> str | None:
+    """When the choice of its run was sealed; of a task of another table what that says."""
+    comparison, added = chosen.place / "comparison.json", chosen.folder / "added.json"
+    if comparison.is_file():
+        sealed = (store.read_json(comparison).get("recommendation") or {}).get("sealed_at")
+        return str(sealed) if sealed else None
+    return store.read_json(added).get("made_at") if added.is_file() else None
+
+
+def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] = ()) -> tuple[Spec, str]:
+    """The spec that trains a task on, and the label of what comes out.
+
+    `source` a spec: run as it is, its contestant of the task's technique starting from the task. Data: a spec with that
+    contestant, with the version it starts from beside it, and the base. Its name holds version and data, so that the
+    same command finds its run again.
+    """
+    opened = PromptTable.open(table)
+    version = opened.verified(opened.find(name))
+    technique, after = version.manifest.technique, str(version.folder.resolve())
+    if source.suffix not in (".yaml", ".yml"):
+        document = _document(opened, version, source.resolve(), after)
+        return specs.build(document, overrides=overrides, check=wrong_settings), version.task
+    asked = specs.load(source, overrides, check=wrong_settings)
+    own = [c.label for c in asked.contestants or () if c.technique == technique]
+    if len(own) != 1:
+        raise SpecError(
+            f"{version.name} is {technique}, and the spec has {len(own)} contestants of that technique",
+            where=str(source),
+            remedy="give it one: it will start from the task",
+        )
+    contestants = [c.model_copy(update={"after": after}) if c.label == own[0] else c for c in asked.contestants or ()]
+    return asked.model_copy(update={"contestants": contestants}), own[0]
+
+
+def _document(table: PromptTable, version: Version, data: Path, after: str) -> JSON:
+    if not data.exists():
+        raise SpecError("no such file or folder", where=str(data))
+    prompt = store.read_json(version.folder / "prompt.json")
+    decode, manifest = prompt["decode"], version.manifest
+    task: JSON = {"kind": decode["kind"], "instruction": prompt["instruction"]}
+    task |= {"labels": decode["labels"]} if decode["labels"] else {"max_new_tokens": decode["max_new_tokens"]}
+    settings = {**manifest.settings_asked, "total_virtual_tokens": version.virtual_tokens}
+    on = {"label": version.task, "technique": manifest.technique, "after": after, "settings": settings}
+    before = {"label": BEFORE, "adapter": str(version.folder.resolve())}
+    base = Path(table.base["folder"])
+    return {
+        "base": str(base) if (base / "config.json").is_file() else table.base["name"],
+        "name": f"{version.task[:40].rstrip('.-_')}-{store.key(manifest.identity, str(data))[:8]}",
+        "data": str(data),
+        "task": task,
+        "dtype": manifest.compute_dtype,
+        "contestants": ["zero_shot", before, on],
+    }
+
+
+def go_on(table: Path, name: str, finished: Finished, label: str) -> Added:
+    """Adds what a continuing run has made as the task's next version."""
+    return _add(table, choose(f"{finished.folder}:{label}"), name.partition("@")[0])
+
+
+def remove(table: Path, name: str) -> list[Version]:
+    return PromptTable.open(table).remove(name)
+
+
+def listed(table: Path) -> JSON:
+    """What is in a table, every file compared with its hash. `lora_bytes`: of an adapter of rank 16 on all linear
+    layers of the same base, for comparison; None where the base is not at its place."""
+    opened = PromptTable.open(table)
+    base = Path(opened.base["folder"])
+    return {
+        "table": str(table),
+        "base": opened.base["name"],
+        "fingerprint": opened.base["fingerprint"],
+        "compute_dtype": opened.compute_dtype,
+        "lora_bytes": lora_bytes(base) if (base / "config.json").is_file() else None,
+        "tasks": [_row(opened.verified(version)) for version in opened.versions()],
+    }
+
+
+def _row(version: Version) -> JSON:
+    scores: dict[str, Any] = dict(version.scores or {})
+    split = "test" if (scores.get("test") or {}).get("n") else "validation"
+    score = scores.get(split) or {}
+    forgetting = (scores.get("forgetting") or {}).get("bits_per_byte") or {}
+    return {
+        "task": version.task,
+        "version": version.number,
+        "name": version.name,
+        "technique": version.manifest.technique,
+        "virtual_tokens": version.virtual_tokens,
+        "bytes": version.bytes,
+        "split": split if score else None,
+        **{key: score.get(key) for key in ("score", "low", "high", "n")},
+        "forgetting": forgetting.get("change"),
+        "identity": version.manifest.identity,
+        "parent": (version.manifest.parent or {}).get("identity"),
+        **{key: version.made.get(key) for key in ("from", "label", "made_at", "added_at")},
+    }
+
+
+def lora_bytes(base_folder: Path) -> int:
+    """fp32 bytes of A and B of rank 16 on all linear layers but the output, from the shapes in the base's files."""
+    matrices = [t for t in folder_headers(base_folder) if len(t.shape) == 2 and re.search(r"\.\d+\.", t.name)]
+    return sum(4 * LORA_RANK * sum(matrix.shape) for matrix in matrices)

@@ -1,0 +1,321 @@
+"""The prompt table: what is added stays as it was, whatever comes, goes, is killed or damaged beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailorbird import store
+from tailorbird.artifacts.manifest import read_manifest
+from tailorbird.artifacts.table import PromptTable, Version, begin
+from tailorbird.errors import ArtifactError, ResourceError, SpecError, TailorbirdError
+from tailorbird.running.opening import in_table
+from tailorbird.testing import make_tiny_base
+
+from .test_customization import make
+
+MADE = {"from": "run", "label": "l", "made_at": "2026-01-01T00:00:00+00:00", "added_at": "2026-01-02T00:00:00+00:00"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two soft prompts and an adapter."""
+    return {
+        "colours": make("prompt_tuning", base, tmp_path_factory.mktemp("a"), total_virtual_tokens=3),
+        "others": make("prompt_tuning", base, tmp_path_factory.mktemp("b"), total_virtual_tokens=5, learning_rate=0.1),
+        "lora": make("lora", base, tmp_path_factory.mktemp("c")),
+        "zero_shot": make("zero_shot", base, tmp_path_factory.mktemp("d")),
+    }
+
+
+def add(path: Path, source: Path, base: Path, task: str) -> tuple[Version, bool]:
+    return begin(path, read_manifest(source), base).add(source, task, MADE)
+
+
+def child(parent: Path, folder: Path) -> Path:
+    """Another customization that says it was started from `parent`."""
+    shutil.copytree(parent, folder)
+    prompt = json.loads((folder / "prompt.json").read_text())
+    (folder / "prompt.json").write_text(json.dumps({**prompt, "instruction": f"Name it, {folder.name}."}))
+    was = read_manifest(parent)
+    resealed(folder, parent={"label": was.label, "technique": was.technique, "identity": was.identity})
+    return folder
+
+
+def resealed(folder: Path, **changes: Any) -> None:
+    """The manifest made anew over what lies there now, and added.json with it: all hashes right."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    manifest["files"] = {name: store.sha256_file(folder / name) for name in manifest["files"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if (folder / "added.json").is_file():
+        added = json.loads((folder / "added.json").read_text())
+        (folder / "added.json").write_text(json.dumps({**added, "identity": read_manifest(folder).identity}))
+
+
+def hashes(path: Path) -> dict[str, str]:
+    files = (p for p in path.rglob("*") if p.is_file() and p.name != ".lock")
+    return {p.relative_to(path).as_posix(): store.sha256_file(p) for p in files}
+
+
+@pytest.fixture
+def table(tmp_path: Path, base: Path, made: dict[str, Path]) -> Path:
+    """One task in it."""
+    add(tmp_path / "table", made["colours"], base, "colours")
+    return tmp_path / "table"
+
+
+def test_adding_a_task_leaves_every_byte_of_the_others(table: Path, base: Path, made: dict[str, Path]) -> None:
+    before = hashes(table)
+    version, new = add(table, made["others"], base, "others")
+    after = hashes(table)
+    assert new
+    assert {name: digest for name, digest in after.items() if not name.startswith("prompt_table/others/")} == before
+    assert (version.virtual_tokens, version.folder) == (5, table / "prompt_table" / "others")
+    assert sorted(PromptTable.open(table).newest()) == ["colours", "others"]
+    PromptTable.open(table).remove("others")
+    assert hashes(table) == before
+
+
+def test_the_same_again_changes_nothing(table: Path, base: Path, made: dict[str, Path]) -> None:
+    before = hashes(table)
+    version, new = add(table, made["colours"], base, "colours")
+    assert (version.task, new) == ("colours", False)
+    assert hashes(table) == before
+
+
+def test_another_one_of_a_taken_name_is_refused(table: Path, base: Path, made: dict[str, Path]) -> None:
+    before = hashes(table)
+    with pytest.raises(SpecError, match="a task is called 'colours' already, and this one was not made from it"):
+        add(table, made["others"], base, "colours")
+    assert hashes(table) == before
+
+
+def test_one_made_from_a_task_is_its_next_version_and_the_old_one_stays(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    before = hashes(table)
+    first = PromptTable.open(table).find("colours")
+    second, new = add(table, child(made["colours"], tmp_path / "next"), base, "colours")
+    opened = PromptTable.open(table)
+    assert (new, second.number) == (True, 2)
+    assert second.folder.name == second.name == f"colours@{second.manifest.identity.removeprefix('sha256:')[:12]}"
+    assert {name: digest for name, digest in hashes(table).items() if name in before} == before
+    assert opened.find("colours") == second
+    assert opened.find(first.name) == first
+    third, _ = add(table, child(second.folder, tmp_path / "third"), base, "colours")
+    assert third.number == 3
+    assert [v.name for v in opened.remove(first.name)] == [first.name]
+    assert opened.find("colours") == third
+    assert [v.number for v in opened.remove("colours")] == [2, 3]
+    assert opened.versions() == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../up", "a/b", "a\\b", "Upper", "ümlaut", "a b", "-a", ".a", "a@b", "a:b", "a\n", "a\x00"),
+        *("x" * 65, "con", "nul.txt", "com1", "a.", "base"),
+    ],
+)
+def test_a_name_that_could_harm_or_mislead_is_refused(
+    table: Path, base: Path, made: dict[str, Path], name: str
+) -> None:
+    before = hashes(table.parent)
+    with pytest.raises(SpecError):
+        add(table, made["others"], base, name)
+    assert hashes(table.parent) == before
+
+
+@pytest.mark.parametrize("which", ["lora", "zero_shot"])
+def test_what_is_not_a_prompt_before_the_text_alone_is_refused(
+    table: Path, base: Path, made: dict[str, Path], which: str
+) -> None:
+    with pytest.raises(SpecError, match="is more than a prompt before the text"):
+        add(table, made[which], base, which)
+
+
+def test_one_of_another_base_is_refused(table: Path, tmp_path: Path) -> None:
+    other = make_tiny_base(tmp_path / "other", seed=1)
+    before = hashes(table)
+    with pytest.raises(ArtifactError, match="made for another base"):
+        add(table, make("prompt_tuning", other, tmp_path / "made"), other, "foreign")
+    assert hashes(table) == before
+
+
+def test_a_folder_that_is_something_else_is_not_taken_for_a_table(
+    tmp_path: Path, base: Path, made: dict[str, Path]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(SpecError, match="exists, and is no prompt table"):
+        add(tmp_path / "mine", made["colours"], base, "colours")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    with pytest.raises(ResourceError, match="there is no prompt table"):
+        PromptTable.open(tmp_path / "mine")
+
+
+def opened(table: Path, base: Path, task: str = "colours") -> Any:
+    """As `load`, `apply` and `chat` open it."""
+    chosen = in_table(PromptTable.open(table), task)
+    assert chosen.base_folder == base
+    return chosen.open()
+
+
+def test_a_flipped_byte_in_any_file_of_a_table_is_refused(table: Path, base: Path) -> None:
+    own = {"README.md", "scores.json", ".lock"}
+    files = [p for p in sorted(table.rglob("*")) if p.is_file() and p.name not in own]
+    assert len(files) >= 8
+    for file in files:
+        good = file.read_bytes()
+        place = good.index(b"sha256:") + 9 if file.suffix == ".json" and b"sha256:" in good else len(good) // 2
+        broken = bytearray(good)
+        broken[place] ^= 1
+        file.write_bytes(bytes(broken))
+        with pytest.raises(ArtifactError) as refused:
+            opened(table, base)
+        assert refused.value.exit_code == 4
+        assert str(table) in str(refused.value), file
+        file.write_bytes(good)
+    opened(table, base)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {"prompt_embeddings": t * float("nan")}, "not finite"),
+        (lambda t: {"prompt_embedding": t}, "prompt_embeddings"),
+        (lambda t: {"other": t[:, :3].contiguous()}, "prompt_embeddings"),
+        (lambda t: {"prompt_embeddings": t[:2].contiguous()}, "prompt"),
+    ],
+)
+def test_a_wrong_tensor_is_refused_by_name_even_with_all_hashes_right(
+    table: Path, base: Path, change: Callable[[Any], dict[str, Any]], message: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = table / "prompt_table" / "colours"
+    path = folder / "adapter_model.safetensors"
+    save_file(change(load_file(str(path))["prompt_embeddings"]), str(path))
+    resealed(folder)
+    with pytest.raises(ArtifactError, match=message):
+        opened(table, base)
+
+
+def test_a_missing_file_a_foreign_one_and_a_renamed_task_are_refused(
+    table: Path, base: Path, made: dict[str, Path]
+) -> None:
+    add(table, made["others"], base, "others")
+    below = table / "prompt_table"
+    for name in ("adapter_model.safetensors", "prompt.json", "added.json", "manifest.json"):
+        (below / "colours" / name).rename(table.parent / name)
+        with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
+            opened(table, base)
+        (table.parent / name).rename(below / "colours" / name)
+    (below / "colours").rename(below / "colors")
+    with pytest.raises(ArtifactError, match="is not what was added as 'colours'"):
+        opened(table, base, "others")
+    (below / "colors").rename(below / "colours")
+    (below / "notes.txt").write_text("x")
+    with pytest.raises(ArtifactError, match="does not belong to a prompt table"):
+        opened(table, base)
+
+
+def test_a_table_copied_to_another_base_is_refused(table: Path, tmp_path: Path) -> None:
+    other = make_tiny_base(tmp_path / "other", seed=1)
+    value = json.loads((table / "table.json").read_text())
+    value["base"]["folder"] = str(other)
+    (table / "table.json").write_text(json.dumps(value))
+    with pytest.raises(ArtifactError, match="made for another base"):
+        opened(table, other)
+    (table / "table.json").write_text(json.dumps({**value, "schema": 7}))
+    with pytest.raises(ArtifactError, match="schema 7 is not the one this version reads"):
+        opened(table, other)
+
+
+def test_a_second_writer_is_told_to_wait(table: Path, base: Path, made: dict[str, Path]) -> None:
+    from tailorbird.artifacts.table import _lock
+
+    with _lock(table), pytest.raises(ResourceError, match="this prompt table is locked by") as refused:
+        add(table, made["others"], base, "others")
+    assert refused.value.exit_code == 6
+    assert sorted(PromptTable.open(table).newest()) == ["colours"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tailorbird.artifacts.manifest import read_manifest
+from tailorbird.artifacts.table import PromptTable, begin
+verb, table, source, base = sys.argv[1:]
+if verb == "add":
+    begin(Path(table), read_manifest(Path(source)), Path(base)).add(Path(source), "others", {"at": "now"})
+else:
+    PromptTable.open(table).remove("others")
+"""
+
+
+def writing(verb: str, table: Path, source: Path, base: Path, fault: str = "") -> int:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TAILORBIRD_FAULT": fault}
+    command = [sys.executable, "-c", WRITER, verb, str(table), str(source), str(base)]
+    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@pytest.mark.parametrize("first", [True, False])
+def test_killed_at_any_instant_the_table_is_as_before_or_after(
+    tmp_path: Path, base: Path, made: dict[str, Path], first: bool
+) -> None:
+    """Adding the first task of all, and one more; then the same command again ends as undisturbed."""
+    killed = 0
+    points = ["copy:1", "copy:4", "write:1", "rename:1", "publish:1"] + ["write:2", "rename:2"] * first
+    for number, point in enumerate(points):
+        path = tmp_path / f"table{number}"
+        if not first:
+            add(path, made["colours"], base, "colours")
+        before = {name: digest for name, digest in hashes(path).items() if "/." not in name}
+        killed += writing("add", path, made["others"], base, f"kill@{point}") == -signal.SIGKILL
+        if PromptTable.is_at(path):
+            names = sorted(PromptTable.open(path).newest())
+            assert names in ([["others"], []] if first else [["colours"], ["colours", "others"]])
+        assert before.items() <= hashes(path).items()
+        assert writing("add", path, made["others"], base) == 0
+        table = PromptTable.open(path)
+        assert [table.verified(v).task for v in table.versions()] == ["colours"] * (not first) + ["others"]
+        assert not [p for p in (path / "prompt_table").iterdir() if p.name.startswith(".")]
+    assert killed == len(points)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_killed_while_removing_the_task_is_gone_or_whole(table: Path, base: Path, made: dict[str, Path]) -> None:
+    add(table, made["others"], base, "others")
+    assert writing("remove", table, made["others"], base, "kill@discard:1") == -signal.SIGKILL
+    assert sorted(PromptTable.open(table).newest()) == ["colours"]
+    assert writing("add", table, made["others"], base) == 0
+    assert sorted(PromptTable.open(table).newest()) == ["colours", "others"]
+
+
+@pytest.mark.parametrize("point", ["copy:2", "write:1", "publish:1"])
+def test_a_full_disk_leaves_the_table_as_it_was(
+    table: Path, base: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    before = hashes(table)
+    monkeypatch.setattr(store, "_passes", type(store._passes)())
+    monkeypatch.setenv("TAILORBIRD_FAULT", f"full@{point}")
+    with pytest.raises(TailorbirdError, match="the disk is full") as refused:
+        add(table, made["others"], base, "others")
+    assert refused.value.exit_code == 6
+    assert hashes(table) == before

@@ -1,0 +1,260 @@
+"""A run's soft prompts in a table: opened, applied row by row, trained on, exported; each as it is in its own run."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailorbird import loading, store, tabling
+from tailorbird.answerers.opening import release
+from tailorbird.applying import BOTH, Applied, apply, by_task
+from tailorbird.artifacts.table import PromptTable
+from tailorbird.errors import DataError, Interrupted, SpecError, TailorbirdError
+from tailorbird.exporting import export_embeddings
+from tailorbird.running.opening import choose
+from tailorbird.running.serving import serve
+
+from .conftest import BASE, World, write_rows
+
+SOFT = "epochs: 1, batch_rows: 16, learning_rate: 0.1"
+CONTESTANTS = (
+    f"[zero_shot, {{label: words, prompt_tuning: {{{SOFT}, total_virtual_tokens: 3}}}}, "
+    f"{{label: more, prompt_tuning: {{{SOFT}, total_virtual_tokens: 5}}}}, {{lora: {{epochs: 1, rank: 2}}}}]"
+)
+SPLIT = "{train: 32, tuning: 8, validation: 12, test: 12}"
+TEXTS = ["the chip of my card", "a euro rate today", "notes from the machine", "plastic", "late currency", "cash"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two soft prompts and an adapter, and a table of the two."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAILORBIRD_HOME", str(folder / "home"))
+        patch.setattr("tailorbird.running.machine.probed", lambda machine: {"float32": 100.0, "bfloat16": 100.0})
+        write_rows(folder / "rows.csv")
+        world = World(folder)
+        world.write(CONTESTANTS, split=SPLIT)
+        world.run()
+        for label in ("words", "more"):
+            assert tabling.add(folder / "table", f"{folder}/runs/try:{label}").new
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("TAILORBIRD_HOME", str(folder / "home"))
+    monkeypatch.setattr("tailorbird.running.machine.probed", lambda machine: {"float32": 100.0, "bfloat16": 100.0})
+
+
+def test_what_is_listed_is_what_was_measured(folder: Path) -> None:
+    found = tabling.listed(folder / "table")
+    rows = {row["task"]: row for row in found["tasks"]}
+    comparison = store.read_json(folder / "runs" / "try" / "comparison.json")
+    for row in comparison["rows"]:
+        if row["label"] in rows:
+            mine = rows[row["label"]]
+            assert (mine["score"], mine["low"], mine["n"]) == tuple(row["test"][k] for k in ("score", "low", "n"))
+            assert mine["forgetting"] == row["forgetting"]["bits_per_byte"]["change"]
+            assert mine["made_at"] == comparison["recommendation"]["sealed_at"]
+    assert {task: row["virtual_tokens"] for task, row in rows.items()} == {"words": 3, "more": 5}
+    # stories260k: hidden 64, 8 query and 4 key heads of 8, MLP 172, 5 layers; A and B of rank 16, fp32
+    layer = 2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 172)
+    assert found["lora_bytes"] == 4 * 16 * 5 * layer
+
+
+def test_a_task_answers_as_the_contestant_that_it_was(folder: Path) -> None:
+    own = loading.load(f"{folder}/runs/try:words").classify(TEXTS)
+    there = loading.load(f"{folder}/table:words").classify(TEXTS)
+    assert [(a, a.scores) for a in own] == [(b, b.scores) for b in there]
+    with pytest.raises(SpecError, match="no task is called 'word'; did you mean `words`"):
+        loading.load(f"{folder}/table:word")
+    with pytest.raises(SpecError, match="is a prompt table") as refused:
+        loading.load(folder / "table")
+    assert f"{folder}/table:more, {folder}/table:words" in str(refused.value)
+
+
+def test_a_table_in_memory_answers_for_many_tasks_and_others_beside_it(folder: Path) -> None:
+    run = f"{folder}/runs/try"
+    table = loading.load_table(folder / "table", beside={"adapter": f"{run}:lora"})
+    assert table.tasks == ["more", "words", "adapter"]
+    tasks = ["words", "more", "adapter", "words", "adapter", "more"]
+    found = table.classify(TEXTS, tasks)
+    alone = {t: loading.load(f"{run}:{label}") for t, label in zip(table.tasks, ("more", "words", "lora"), strict=True)}
+    for text, task, label in zip(TEXTS, tasks, found, strict=True):
+        (wanted,) = alone[task].classify([text])
+        assert label == wanted
+        assert label.scores == pytest.approx(wanted.scores, abs=1e-4)
+    scored = table.score(TEXTS[:3], ["card"] * 3, tasks[:3])
+    assert scored == pytest.approx([alone[t].score([x], ["card"])[0] for x, t in zip(TEXTS, tasks[:3])], abs=1e-4)
+    (told,) = table.generate(["Once upon a time"], "base", max_new_tokens=4)
+    assert told.tokens <= 4
+    with pytest.raises(SpecError, match="base has no labels"):
+        table.classify(TEXTS, "base")
+    with pytest.raises(DataError, match="6 texts and 2 tasks"):
+        table.classify(TEXTS, ["words", "more"])
+    with pytest.raises(SpecError, match="'words' is in the table already"):
+        loading.load_table(folder / "table", beside={"words": f"{run}:lora"})
+
+
+def write_queue(path: Path, count: int, header: str = "id,task,text") -> None:
+    tasks = ["words", "more", "", "base", "words", "nobody"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header.split(","))
+        writer.writerows([n, tasks[n % 6], f"{TEXTS[n % 6]} {n}"] for n in range(count))
+
+
+def applied(folder: Path, path: Path, out: Path, **more: Any) -> Applied:
+    served = serve(folder / "table", {})
+    wanted = {"ask": by_task(served, path, 3), "columns": BOTH, "max_new_tokens": 3, "window": 4, **more}
+    return apply(lambda: served.answer, served.identity, path, out, **wanted)
+
+
+def test_a_file_whose_rows_name_their_task_is_answered_row_by_row_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    write_queue(tmp_path / "in.csv", 11)
+    whole = applied(folder, tmp_path / "in.csv", tmp_path / "whole.csv")
+    assert whole == Applied(rows=11, problems=1, abstained=0, resumed=0)
+    stops = iter([False, False, True])
+    with pytest.raises(Interrupted, match="after 8 rows"):
+        applied(folder, tmp_path / "in.csv", tmp_path / "out.csv", stop=lambda: next(stops))
+    assert applied(folder, tmp_path / "in.csv", tmp_path / "out.csv").resumed == 8
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["id"]) for row in rows] == list(range(11))
+    own = {task: loading.load(f"{folder}/table:{task}") for task in ("words", "more")}
+    for row in rows:
+        if row["task"] in own:
+            assert row["label"] == own[row["task"]].classify([row["text"]])[0]
+            assert not row["answer"]
+        elif row["task"] == "nobody":
+            assert row["problem"].startswith("no task is called 'nobody'")
+        else:
+            assert row["stop"] in ("end", "length")
+            assert not row["label"]
+
+
+def test_a_file_without_the_column_is_refused_before_anything_is_answered(folder: Path, tmp_path: Path) -> None:
+    write_queue(tmp_path / "in.csv", 3, header="id,topic,text")
+    with pytest.raises(DataError, match="there is no column `task`; the columns are id, topic, text"):
+        applied(folder, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def command(*words: str) -> tuple[int, str]:
+    """A command in this process: its exit code, and what it wrote to stdout or said of its error."""
+    from typer.testing import CliRunner
+
+    from tailorbird.cli import app
+
+    done = CliRunner().invoke(app, list(words))
+    if isinstance(done.exception, TailorbirdError):
+        return done.exception.exit_code, str(done.exception)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout
+
+
+def test_the_commands(folder: Path, tmp_path: Path) -> None:
+    table, run = tmp_path / "table", f"{folder}/runs/try"
+    code, out = command("table", "add", str(table), f"{run}:words", "--as", "topics")
+    assert (code, out.strip()) == (0, str(table / "prompt_table" / "topics"))
+    assert command("table", "add", str(table), f"{run}:words", "--as", "topics")[0] == 0
+    assert command("table", "add", str(table), f"{run}:more", "--as", "topics")[0] == 2
+    assert command("table", "add", str(table), f"{run}:lora")[0] == 2
+    code, out = command("table", "list", str(table), "--json")
+    (row,) = json.loads(out)["tasks"]
+    assert (row["task"], row["virtual_tokens"], row["n"]) == ("topics", 3, 12)
+    assert row["identity"].removeprefix("sha256:")[:12] in command("table", "list", str(table))[1]
+    write_queue(tmp_path / "in.csv", 6)
+    answers = ("-o", str(tmp_path / "out.jsonl"), "--beside", f"words={run}:lora", "--max-new-tokens", "2")
+    assert command("apply", str(table), str(tmp_path / "in.csv"), *answers)[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [bool(line["problem"]) for line in lines] == [False, True, False, False, False, True]
+    assert command("export", f"{table}:topics", str(tmp_path / "peft"))[0] == 0
+    assert (tmp_path / "peft" / "adapter_config.json").is_file()
+    assert not (tmp_path / "peft" / "added.json").exists()
+    assert command("export", f"{table}:topics", str(tmp_path / "e"), "--prompt-embeds", "--merge")[0] == 2
+    tensors = table / "prompt_table" / "topics" / "adapter_model.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
+    code, said = command("table", "list", str(table))
+    assert code == 4
+    assert "adapter_model.safetensors is not the file that was measured" in said
+    assert command("chat", f"{table}:topics")[0] == 4
+    assert command("table", "remove", str(table), "words")[0] == 2
+    assert command("table", "remove", str(table), "topics")[0] == 0
+    assert command("apply", str(table), str(tmp_path / "in.csv"), "-o", str(tmp_path / "no.csv"))[0] == 2
+
+
+def test_a_task_is_trained_on_and_what_comes_out_is_its_next_version(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    tabling.add(table, f"{folder}/table:words")
+    first = PromptTable.open(table).find("words")
+    write_rows(tmp_path / "later.csv", seed=9)
+    from tailorbird.running import run_spec
+
+    overrides = [f"split={SPLIT}", "contestants.words.epochs=1", "limits.threads=1", "data.retention=fast"]
+    ways = [tmp_path / "later.csv"]
+    for number, source in enumerate(ways, start=2):
+        spec, label = tabling.continuation(table, "words", source, overrides)
+        assert {c.label: c.after for c in spec.contestants or ()}[label] == str(first.folder.resolve())
+        finished = run_spec(spec, runs=tmp_path / "runs")
+        rows = {row["label"]: row for row in finished.comparison["rows"]}
+        assert rows["before"]["state"] == "done"
+        added = tabling.go_on(table, "words", finished, label)
+        assert (added.new, added.version.number) == (True, number)
+        assert added.version.manifest.parent is not None
+        assert added.version.manifest.parent["identity"] == first.manifest.identity
+        assert tabling.go_on(table, "words", finished, label).new is False
+    assert PromptTable.open(table).find(first.name) == first
+    release()
+
+
+def test_a_spec_trains_on_with_its_contestant_of_the_task_s_technique(folder: Path) -> None:
+    table, spec = folder / "table", folder / "next.yaml"
+    World(folder, "next.yaml").write("[zero_shot, {label: on, prompt_tuning: {epochs: 2}}, lora]")
+    asked, label = tabling.continuation(table, "words", spec)
+    after = str(PromptTable.open(table).find("words").folder.resolve())
+    assert (label, [c.after for c in asked.contestants or ()]) == ("on", [None, after, None])
+    assert ("contestants", "on", "after") in set(asked.given())
+    assert asked.path("rows.csv") == folder / "rows.csv"
+    World(folder, "next.yaml").write("[zero_shot, lora]")
+    with pytest.raises(SpecError, match="is prompt_tuning, and the spec has 0 contestants of that technique"):
+        tabling.continuation(table, "words", spec)
+
+
+def test_the_embeddings_that_a_client_sends_give_the_same_logits(folder: Path, tmp_path: Path) -> None:
+    """transformers alone, on what `client.py` makes of the exported folder, against our engine on the customization."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tailorbird.types import Message, Role
+
+    chosen = choose(f"{folder}/table:words")
+    done = export_embeddings(chosen.folder, tmp_path / "embeds", base_name="stories260k")
+    assert {"README.md", "client.py", "prompt.json", "prompt_embeds.safetensors", "tokenizer.json"} <= set(done.files)
+    loaded = importlib.util.spec_from_file_location("client", tmp_path / "embeds" / "client.py")
+    assert loaded is not None
+    assert loaded.loader is not None
+    client = importlib.util.module_from_spec(loaded)
+    loaded.loader.exec_module(client)
+    sent = client.embeddings(str(BASE), "the chip of my card")
+    network = AutoModelForCausalLM.from_pretrained(str(BASE), dtype=torch.float32)
+    with torch.no_grad():
+        logits = network(inputs_embeds=sent.unsqueeze(0), use_cache=False).logits[0, -1]
+    answerer = chosen.open()
+    prompt = answerer.prompt([Message(Role.USER, "the chip of my card")])
+    assert sent.shape == (3 + len(prompt), answerer.model.hidden_size)
+    places, values = answerer.top_logits(prompt, 16)
+    assert logits[places].tolist() == pytest.approx(values, abs=1e-4)
+    body = client.request(str(BASE), "the chip of my card")
+    assert json.loads(json.dumps(body))["prompt_embeds"]
+    readme = (tmp_path / "embeds" / "README.md").read_text()
+    assert "3 x 64 in fp32" in readme
+    assert "{" not in readme
+    with pytest.raises(SpecError, match="is no soft prompt alone"):
+        export_embeddings(choose(f"{folder}/runs/try:lora").folder, tmp_path / "no", base_name="x")
