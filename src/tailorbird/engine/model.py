@@ -155,7 +155,8 @@ class Model:
                 at_least_float32(self.logits(hidden)), targets, reduction="none", label_smoothing=smoothing
             )
             return losses.sum() if weights is None else (losses * weights.to(losses.dtype)).sum()
-        weight, bias = self.output.weight, self.output.bias
+        weight: Tensor = self.output.weight
+        bias: Tensor | None = self.output.bias
         if not torch.is_grad_enabled():  # a Function hears that parameters ask for gradients even then
             weight, bias = weight.detach(), None if bias is None else bias.detach()
         # Twice as many as elsewhere: none of these logits is in fp32.
