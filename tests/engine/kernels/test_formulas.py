@@ -166,6 +166,7 @@ CASES = [  # what learns, biases, the rank of each layer's update, whether the g
     ("AB", False, [2, 0, 3, 0], True),
     ("AB", True, [0, 2, 1, 2], False),
     ("A", True, [2, 1, 0, 2], True),
+    ("AB", False, [0, 0, 0, 2], False),  # the last layer alone: nothing goes below it
     ("", True, [2, 2, 2, 2], True),
     ("wbAB", True, [3, 3, 3, 3], True),
 ]
@@ -201,7 +202,7 @@ def test_the_attention_half_of_a_layer(learned: str, bias: bool, ranks: list[int
 def test_the_mlp_half_of_a_layer(learned: str, bias: bool, ranks: list[int], input_learns: bool) -> None:
     x, weight = random(6, HIDDEN).requires_grad_(input_learns), random(HIDDEN).requires_grad_("w" in learned)
     shapes = [(INNER, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)]
-    tensors = learning([t for i, s in enumerate(shapes) for t in linear(*s, 10 * i, bias, ranks[i])], learned)
+    tensors = learning([t for i, s in enumerate(shapes) for t in linear(*s, 10 * i, bias, ranks[i + 1])], learned)
 
     def ours() -> Tensor:
         return blocks.Mlp.apply(x, weight, EPS, [0.7] * 3, *tensors)
