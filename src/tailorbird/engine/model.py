@@ -187,10 +187,12 @@ class Model:
                 at_least_float32(self.logits(hidden)), targets, reduction="none", label_smoothing=smoothing
             )
             return losses.sum() if weights is None else (losses * weights.to(losses.dtype)).sum()
+        weight: Tensor = self.output.weight
+        bias: Tensor | None = self.output.bias
+        if not torch.is_grad_enabled():  # a Function hears that parameters ask for gradients even then
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
         # Twice as many as elsewhere: none of these logits is in fp32.
-        made: Tensor = CrossEntropy.apply(
-            hidden, self.output.weight, self.output.bias, targets, weights, smoothing, 2 * LOGIT_ROWS
-        )
+        made: Tensor = CrossEntropy.apply(hidden, weight, bias, targets, weights, smoothing, 2 * LOGIT_ROWS)
         return made
 
     @torch.no_grad()

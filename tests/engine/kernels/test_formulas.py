@@ -160,24 +160,27 @@ def as_linears(tensors: list[Tensor | None], scale: float) -> list[Linear]:
     return [Linear(*tensors[i : i + 4], scale) for i in range(0, len(tensors), 4)]  # type: ignore[arg-type]
 
 
-CASES = [
-    ("wb", True, 0, True),
-    ("AB", False, 2, True),
-    ("AB", True, 2, False),
-    ("", True, 2, True),
-    ("wbAB", True, 3, True),
+CASES = [  # what learns, biases, the rank of each layer's update, whether the gradient goes on below
+    ("wb", True, [0, 0, 0, 0], True),
+    ("AB", False, [2, 2, 2, 2], True),
+    ("AB", False, [2, 0, 3, 0], True),
+    ("AB", True, [0, 2, 1, 2], False),
+    ("A", True, [2, 1, 0, 2], True),
+    ("AB", False, [0, 0, 0, 2], False),  # the last layer alone: nothing goes below it
+    ("", True, [2, 2, 2, 2], True),
+    ("wbAB", True, [3, 3, 3, 3], True),
 ]
 
 
-@pytest.mark.parametrize(("learned", "bias", "rank", "input_learns"), CASES)
-def test_the_attention_half_of_a_layer(learned: str, bias: bool, rank: int, input_learns: bool) -> None:
+@pytest.mark.parametrize(("learned", "bias", "ranks", "input_learns"), CASES)
+def test_the_attention_half_of_a_layer(learned: str, bias: bool, ranks: list[int], input_learns: bool) -> None:
     lengths, head = [3, 9, 1], 2
     plan = packed_plan(lengths, head)
     tokens = len(plan.outputs) // HEADS
     x, weight = random(tokens, HIDDEN).requires_grad_(input_learns), random(HIDDEN).requires_grad_("w" in learned)
     outputs = (HEADS * SIZE, GROUPS * SIZE, GROUPS * SIZE)
     shapes = [*((out, HIDDEN) for out in outputs), (HIDDEN, HEADS * SIZE)]
-    tensors = learning([t for i, s in enumerate(shapes) for t in linear(*s, 10 * i, bias, rank)], learned)
+    tensors = learning([t for i, s in enumerate(shapes) for t in linear(*s, 10 * i, bias, ranks[i])], learned)
     angle = random(tokens, 1, SIZE // 2).detach()
     turn, scale = (angle.cos(), angle.sin()), SIZE**-0.5
     turns = ((turn[0] * scale, turn[1] * scale), turn)
@@ -195,11 +198,11 @@ def test_the_attention_half_of_a_layer(learned: str, bias: bool, rank: int, inpu
     compare(ours, plain, [x, weight, *tensors])
 
 
-@pytest.mark.parametrize(("learned", "bias", "rank", "input_learns"), CASES)
-def test_the_mlp_half_of_a_layer(learned: str, bias: bool, rank: int, input_learns: bool) -> None:
+@pytest.mark.parametrize(("learned", "bias", "ranks", "input_learns"), CASES)
+def test_the_mlp_half_of_a_layer(learned: str, bias: bool, ranks: list[int], input_learns: bool) -> None:
     x, weight = random(6, HIDDEN).requires_grad_(input_learns), random(HIDDEN).requires_grad_("w" in learned)
     shapes = [(INNER, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)]
-    tensors = learning([t for i, s in enumerate(shapes) for t in linear(*s, 10 * i, bias, rank)], learned)
+    tensors = learning([t for i, s in enumerate(shapes) for t in linear(*s, 10 * i, bias, ranks[i + 1])], learned)
 
     def ours() -> Tensor:
         return blocks.Mlp.apply(x, weight, EPS, [0.7] * 3, *tensors)

@@ -12,7 +12,7 @@ from torch import nn
 from tailorbird.bases.model import load_model
 from tailorbird.engine import low_rank
 from tailorbird.engine.batches import RowSource
-from tailorbird.engine.kernels import blocks, layers
+from tailorbird.engine.kernels import blocks, cross_entropy, layers
 from tailorbird.engine.model import Model
 from tailorbird.engine.probe import set_threads
 from tailorbird.engine.segments import pack
@@ -168,3 +168,20 @@ def test_the_wanted_places_are_those_of_all_places(llama: Model, ours: bool) -> 
     everything = llama.forward(batch.packed)
     assert len(batch.places) < len(everything)
     torch.testing.assert_close(llama.forward(batch.packed, batch.places), everything[batch.places])
+
+
+def test_a_loss_that_is_only_looked_at_has_no_gradient_computed(llama: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    own = cross_entropy._losses
+
+    def noted(*args: Any) -> torch.Tensor:
+        asked.append(args[-1])
+        return own(*args)
+
+    monkeypatch.setattr(cross_entropy, "_losses", noted)
+    llama.network.requires_grad_(True)
+    learned = token_loss(llama, a_batch())
+    with torch.no_grad():
+        looked_at = token_loss(llama, a_batch())
+    assert asked == [True, False]
+    torch.testing.assert_close(learned.detach(), looked_at)

@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tailorbird.engine.kernels import norm, rotary, rows
+from tailorbird.engine.kernels import linear, norm, rotary, rows
 from tailorbird.engine.kernels.linear import TENSORS, Linear
 
 NORM = 2  # inputs of a block before its linear layers' tensors: x and the norm's weight
@@ -36,15 +36,15 @@ class Attention(Function):
         layers = _linears(tensors, scales)
         needs = _needs(ctx, len(scales))
         normal, inverse = norm.forward(x, weight, eps)
-        (q, low_q), (k, low_k), (v, low_v) = (layer.forward(normal) for layer in layers[:3])
+        (q, k, v), low = linear.forward(layers[:3], normal)
         q, k = rotary.rotate(q, *turns[0]), rotary.rotate(k, *turns[1])
         seen, kept = rows.forward(q, k, v, plan)
-        out, low_o = layers[3].forward(seen)
+        (out,), low_o = linear.forward(layers[3:], seen)
         if any(ctx.needs_input_grad):
             of_weights = any(map(any, needs[:3]))
             ctx.save_for_backward(
                 x, weight, inverse, normal if of_weights else None, seen if any(needs[3]) else None,
-                low_q, low_k, low_v, low_o, *tensors, *kept,
+                low, low_o, *tensors, *kept,
             )  # fmt: skip
             ctx.turns, ctx.plan, ctx.scales, ctx.needs = turns, plan, scales, needs
         return out.add_(x)
@@ -52,22 +52,19 @@ class Attention(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight, inverse, normal, seen, low_q, low_k, low_v, low_o, *rest = ctx.saved_tensors
+        x, weight, inverse, normal, seen, low, low_o, *rest = ctx.saved_tensors
         count = TENSORS * len(ctx.scales)
-        q, k, v, o = _linears(rest[:count], ctx.scales)
+        layers = _linears(rest[:count], ctx.scales)
         needs, deeper = ctx.needs, any(ctx.needs_input_grad[:NORM])
         below = deeper or any(map(any, needs[:3]))
-        of_seen, of_o = o.backward(grad, seen, low_o, needs[3], None, below)
+        of_seen, of_o = linear.backward(layers[3:], [grad], seen, low_o, needs[3:], below)
         if of_seen is None:
             return (None,) * 18 + tuple(of_o)
         of_q, of_k, of_v = rows.backward(of_seen, ctx.plan, rest[count:])
         of_q, of_k = (rotary.rotate(g, cos, -sin) for g, (cos, sin) in zip((of_q, of_k), ctx.turns, strict=True))
-        into, found = None, []
-        for part, layer, low, need in zip((of_q, of_k, of_v), (q, k, v), (low_q, low_k, low_v), needs, strict=False):
-            into, of_layer = layer.backward(part, normal, low, need, into, deeper)
-            found += of_layer
+        into, of_qkv = linear.backward(layers[:3], [of_q, of_k, of_v], normal, low, needs[:3], deeper)
         of_x, of_weight = _through_norm(ctx, into, grad, x, weight, inverse)
-        return of_x, of_weight, None, None, None, None, *found, *of_o
+        return of_x, of_weight, None, None, None, None, *of_qkv, *of_o
 
 
 class Mlp(Function):
@@ -80,15 +77,15 @@ class Mlp(Function):
         layers = _linears(tensors, scales)
         needs = _needs(ctx, len(scales))
         normal, inverse = norm.forward(x, weight, eps)
-        (gate, low_gate), (up, low_up) = (layer.forward(normal) for layer in layers[:2])
+        (gate, up), low = linear.forward(layers[:2], normal)
         active = F.silu(gate)
         inner = active * up
-        out, low_down = layers[2].forward(inner)
+        (out,), low_down = linear.forward(layers[2:], inner)
         if any(ctx.needs_input_grad):
             of_weights = any(map(any, needs[:2]))
             ctx.save_for_backward(
                 x, weight, inverse, normal if of_weights else None, gate, up, active,
-                inner if any(needs[2]) else None, low_gate, low_up, low_down, *tensors,
+                inner if any(needs[2]) else None, low, low_down, *tensors,
             )  # fmt: skip
             ctx.scales, ctx.needs = scales, needs
         return out.add_(x)
@@ -96,19 +93,18 @@ class Mlp(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight, inverse, normal, gate, up, active, inner, low_gate, low_up, low_down, *rest = ctx.saved_tensors
-        of_gate_layer, of_up_layer, down = _linears(rest, ctx.scales)
+        x, weight, inverse, normal, gate, up, active, inner, low, low_down, *rest = ctx.saved_tensors
+        layers = _linears(rest, ctx.scales)
         needs, deeper = ctx.needs, any(ctx.needs_input_grad[:NORM])
         below = deeper or any(map(any, needs[:2]))
-        of_inner, of_down = down.backward(grad, inner, low_down, needs[2], None, below)
+        of_inner, of_down = linear.backward(layers[2:], [grad], inner, low_down, needs[2:], below)
         if of_inner is None:
             return (None,) * 12 + tuple(of_down)
         of_up = active * of_inner
         of_gate = torch.ops.aten.silu_backward(of_inner.mul_(up), gate)
-        into, of_first = of_gate_layer.backward(of_gate, normal, low_gate, needs[0], None, deeper)
-        into, of_second = of_up_layer.backward(of_up, normal, low_up, needs[1], into, deeper)
+        into, of_both = linear.backward(layers[:2], [of_gate, of_up], normal, low, needs[:2], deeper)
         of_x, of_weight = _through_norm(ctx, into, grad, x, weight, inverse)
-        return of_x, of_weight, None, None, *of_first, *of_second, *of_down
+        return of_x, of_weight, None, None, *of_both, *of_down
 
 
 def _linears(tensors: Sequence[Tensor | None], scales: Sequence[float]) -> list[Linear]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,49 +43,79 @@ class Linear:
     def tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.a, self.b
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x (T, I) -> the output (T, O), and A x (T, r), which `backward` wants back."""
-        out = F.linear(x, self.weight, self.bias)
-        if self.a is None or self.b is None:
-            return out, None
-        low = F.linear(x, self.a.to(x.dtype))
-        return out.addmm_(low, self._update(x).t()), low
-
-    def _update(self, like: Tensor) -> Tensor:
+    def update(self, dtype: torch.dtype) -> Tensor:
         """s B in the compute dtype: the scale meets B, not the tokens."""
         assert self.b is not None
-        return (self.b * self.scale).to(like.dtype)
+        return (self.b * self.scale).to(dtype)
 
-    def backward(
-        self,
-        grad: Tensor,
-        x: Tensor | None,
-        low: Tensor | None,
-        needs: Sequence[bool],
-        into: Tensor | None,
-        inputs: bool,
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """grad (T, O) -> the gradient of x, added to `into` (T, I) if that is given (None unless `inputs`), and those
-        of weight, bias, A, B as far as `needs` asks. x and `low` are read only for the weights' gradients."""
-        found: list[Tensor | None] = [None] * TENSORS
-        if needs[0]:
+
+def forward(layers: Sequence[Linear], x: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    """x (T, I), which all of `layers` look at -> their outputs (T, O), and A x (T, sum of ranks) of those with an
+    update, which `backward` wants back."""
+    outputs = [F.linear(x, layer.weight, layer.bias) for layer in layers]
+    if (down := _down(layers, x.dtype)) is None:
+        return outputs, None
+    low = F.linear(x, down)
+    for layer, output, columns in zip(layers, outputs, _columns(layers), strict=True):
+        if layer.b is not None:
+            output.addmm_(low[:, columns], layer.update(x.dtype).t())
+    return outputs, low
+
+
+def backward(
+    layers: Sequence[Linear],
+    grads: Sequence[Tensor],
+    x: Tensor | None,
+    low: Tensor | None,
+    needs: Sequence[Sequence[bool]],
+    inputs: bool,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """grads (T, O) of the outputs -> the gradient of x (None unless `inputs`), and those of weight, bias, A, B of each
+    layer as far as `needs` asks. x and `low` are read only for the weights' gradients."""
+    into: Tensor | None = None
+    found: list[Tensor | None] = []
+    columns = _columns(layers)
+    for layer, grad, need, own in zip(layers, grads, needs, columns, strict=True):
+        of_b = None
+        if need[3]:
+            assert low is not None and layer.b is not None
+            of_b = (grad.t() @ low[:, own]).to(layer.b.dtype).mul_(layer.scale)
+        of_weight = None
+        if need[0]:
             assert x is not None
-            found[0] = grad.t() @ x
-        if needs[1]:
-            found[1] = grad.sum(0)
+            of_weight = grad.t() @ x
+        found += [of_weight, grad.sum(0) if need[1] else None, None, of_b]
         if inputs:
-            into = grad @ self.weight if into is None else into.addmm_(grad, self.weight)
-        if self.a is None or self.b is None:
-            return into, found
-        if needs[3]:
-            assert low is not None
-            found[3] = (grad.t() @ low).to(self.b.dtype).mul_(self.scale)
-        if inputs or needs[2]:
-            through = grad @ self._update(grad)  # (T, r)
-            if needs[2]:
-                assert x is not None
-                found[2] = (through.t() @ x).to(self.a.dtype)
-            if inputs:
-                assert into is not None
-                into.addmm_(through, self.a.to(grad.dtype))
+            into = grad @ layer.weight if into is None else into.addmm_(grad, layer.weight)
+    down = _down(layers, grads[0].dtype)
+    of_down = any(need[2] for need in needs)
+    if down is None or not (inputs or of_down):
         return into, found
+    updated = [(layer, grad) for layer, grad in zip(layers, grads, strict=True) if layer.b is not None]
+    through = torch.cat([grad @ layer.update(grad.dtype) for layer, grad in updated], dim=1)  # (T, sum of ranks)
+    if of_down:
+        assert x is not None
+        gradients = through.t() @ x
+        for number, (layer, need, own) in enumerate(zip(layers, needs, columns, strict=True)):
+            if need[2]:
+                assert layer.a is not None
+                found[number * TENSORS + 2] = gradients[own].to(layer.a.dtype, copy=True)
+    if into is not None:
+        into.addmm_(through, down)
+    return into, found
+
+
+def _down(layers: Sequence[Linear], dtype: torch.dtype) -> Tensor | None:
+    """All A, one below the other, (sum of ranks, I): one product for layers that look at the same input."""
+    parts = [layer.a for layer in layers if layer.a is not None]
+    return torch.cat(parts).to(dtype) if parts else None
+
+
+def _columns(layers: Sequence[Linear]) -> list[slice]:
+    """Where each layer's A x lies among all of them."""
+    found, at = [], 0
+    for layer in layers:
+        rank = 0 if layer.a is None else layer.a.shape[0]
+        found.append(slice(at, at + rank))
+        at += rank
+    return found
