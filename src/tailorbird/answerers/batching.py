@@ -85,8 +85,13 @@ class Asked:
     trie: Trie | None
 
     @property
+    def written_tokens(self) -> int:
+        """The most that will be generated; none where a label is scored."""
+        return self.request.max_new_tokens if self.trie is None else 0
+
+    @property
     def size(self) -> Size:
-        extra = self.request.max_new_tokens if self.trie is None else len(self.trie.tokens)
+        extra = self.written_tokens if self.trie is None else len(self.trie.tokens)
         context = 0 if self.cached is None else self.cached.length
         return Size((self.owner, id(self.cached), id(self.trie)), len(self.ids), extra, context)
 
@@ -107,7 +112,9 @@ def raw(
     shares: dict[Hashable, list[int]] = {}
     for number, one in enumerate(asked):
         shares.setdefault(one.size.share, []).append(number)
-    order = [number for numbers in shares.values() for number in numbers]
+    # Rows that are written come last, those of like limits together: a batch decodes as long as its longest row.
+    kinds = sorted(shares.values(), key=lambda numbers: asked[numbers[0]].written_tokens)
+    order = [number for numbers in kinds for number in numbers]
     found: dict[int, list[float] | Generated] = {}
     with attached() as model:
         for batch in cut(order, lambda number: asked[number].size, batch_tokens):

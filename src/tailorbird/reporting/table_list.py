@@ -14,11 +14,11 @@ def rows(listed: JSON) -> Table:
     """One line a version; an older version is named by its hash."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("task", "technique"):
-        table.add_column(head)
-    for head in ("virtual tokens", "bytes", "score", "n", "forgets (bits/byte)"):
-        table.add_column(head, justify="right")
+        table.add_column(head, no_wrap=True)
+    for head in ("tokens", "bytes", "score", "n", "forgets"):  # bits per byte on general texts
+        table.add_column(head, justify="right", no_wrap=True)
     for head in ("identity", "made"):
-        table.add_column(head)
+        table.add_column(head, no_wrap=True)
     newest = {row["task"]: row["version"] for row in listed["tasks"]}
     for row in listed["tasks"]:
         name = row["task"] if row["version"] == newest[row["task"]] else row["name"]
