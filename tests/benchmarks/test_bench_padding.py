@@ -19,4 +19,5 @@ def test_the_same_soft_prompt_is_as_good_among_long_mates_as_alone(tmp_path: Pat
         if not way.startswith("PEFT"):
             assert set(shares.values()) == {alone}, way
             assert found["changed"][way] == 0, way
-    assert found["changed"]["PEFT, forward"] > 0  # and if not, the comparison shows nothing
+    # This base knows short texts only: where pads push the text away from the soft prompt, its answers change.
+    assert found["changed"]["PEFT, forward"] > 0
