@@ -3,7 +3,8 @@
     python benchmarks/bench_padding.py [--shapes llama gpt2 qwen] [--rows 400] [--json]
 
 A tiny base of each shape learns a task with a control: four equal control tokens say which of four symbols follows
-from the last symbol of the text. Then four virtual tokens are trained (prompt tuning) to stand in for one control.
+from the last symbol of the text. The base learns it on short and long texts, so that no position is new to it.
+Then four virtual tokens are trained (prompt tuning) on short ones to stand in for one control.
 Accuracy of that soft prompt, from its exported folder:
 
     ours       forward, scoring (labels as a trie) and writing, packed beside mates of that length: there are no pads
@@ -43,7 +44,7 @@ def row(rng: random.Random, length: int | None = None) -> tuple[list[int], list[
     return [*(FIRST + s for s in body), MARKER], [FIRST + (body[-1] + step) % SYMBOLS for step in STEP]
 
 
-def make_base(folder: Path, shape: str, steps: int) -> None:
+def make_base(folder: Path, shape: str, steps: int, longest: int) -> None:
     """A tiny base that obeys its controls: answer and end behind the marker, controls before the text."""
     import torch
     from torch.nn import functional as F
@@ -58,9 +59,9 @@ def make_base(folder: Path, shape: str, steps: int) -> None:
         for group in adam.param_groups:
             group["lr"] = 3e-3 * (1.0 - step / steps)
         texts, places = [], []
-        for _ in range(64):
+        for _ in range(64 if step % 2 else 24):  # every other step on long texts: the base knows all positions
             control = rng.randrange(CONTROLS)
-            text, answers = row(rng)
+            text, answers = row(rng) if step % 2 else row(rng, rng.randint(4, longest))
             texts.append([*[control] * VIRTUAL, *text, answers[control], END])
             places.append(len(texts[-1]) - 3)  # of the marker; causal: what is padded behind the end is not seen
         longest = max(map(len, texts))
@@ -237,7 +238,9 @@ def by_hand(base: Path, soft: Tensor) -> Answering:
     return answers
 
 
-def experiment(folder: Path, shape: str, *, rows: int, base_steps: int = 800, epochs: int = 10) -> dict[str, Any]:
+def experiment(
+    folder: Path, shape: str, *, rows: int, base_steps: int = 2000, longest: int = max(WIDTHS) + 10, epochs: int = 10
+) -> dict[str, Any]:
     """Accuracy by way of answering and width (None: alone); how many of ours differ from alone; the control itself."""
     import torch
 
@@ -251,7 +254,7 @@ def experiment(folder: Path, shape: str, *, rows: int, base_steps: int = 800, ep
     set_threads(torch.get_num_threads())
     base, adapter = folder / "base", folder / "adapter"
     torch.manual_seed(0)
-    make_base(base, shape, base_steps)
+    make_base(base, shape, base_steps, longest)
     make_soft_prompt(adapter, base, folder / "work", epochs)
     rng = random.Random(3)
     asked = [row(rng) for _ in range(rows)]

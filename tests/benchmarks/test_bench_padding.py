@@ -11,7 +11,7 @@ import bench_padding
 
 
 def test_the_same_soft_prompt_is_as_good_among_long_mates_as_alone(tmp_path: Path) -> None:
-    found = bench_padding.experiment(tmp_path, "llama", rows=48, base_steps=250, epochs=4)
+    found = bench_padding.experiment(tmp_path, "llama", rows=48, base_steps=300, longest=15, epochs=4)
     alone = found["accuracy"]["ours, forward"]["None"]
     assert alone > 0.5  # of 16 symbols: the control was learned, and the soft prompt stands in for it
     for way, shares in found["accuracy"].items():
@@ -19,4 +19,5 @@ def test_the_same_soft_prompt_is_as_good_among_long_mates_as_alone(tmp_path: Pat
         if not way.startswith("PEFT"):
             assert set(shares.values()) == {alone}, way
             assert found["changed"][way] == 0, way
-    assert found["changed"]["PEFT, forward"] > 0  # and if not, the comparison shows nothing
+    # This base knows short texts only: where pads push the text away from the soft prompt, its answers change.
+    assert found["changed"]["PEFT, forward"] > 0

@@ -34,7 +34,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "p_tuning": (
-        {"learning_rate": 0.01, "epochs": 200, "batch_rows": 8},
+        {"learning_rate": 0.01, "epochs": 400, "batch_rows": 8, "total_virtual_tokens": 50},
         {
             **TRAINING,
             "keep_optimizer": False,
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "prefix_tuning": (
-        {"learning_rate": 0.1, "epochs": 100, "batch_rows": 8},
+        {"learning_rate": 0.1, "epochs": 300, "batch_rows": 8},
         {
             **TRAINING,
             "total_virtual_tokens": 5,
