@@ -94,7 +94,9 @@ def trained(technique: str, name: str, material: Material, asked: Any, scratch: 
         Compute("cpu", asked.dtype, asked.threads, entrant.micro_batch_tokens, 1000, False, plan.memory_bytes),
         scratch / f"work-{name}",
     )  # fmt: skip
+    begun = time.perf_counter()
     customize(job, scratch / name)
+    print(f"{name}: {len(train)} rows trained in {time.perf_counter() - begun:.0f} s", flush=True)
     return scratch / name
 
 
