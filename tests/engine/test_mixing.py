@@ -30,8 +30,19 @@ LABELS = {  # a trie of each owner's own
     "lora": [(40, 255), (41, 255), (42, 43, 255)],
     "few": [(7, 255), (9, 255)],
     "both": [(11, 255), (11, 12, 255)],
+    "pairs": [(20, 255), (21, 22, 255), (20, 23, 255)],
+    "stacked": [(30, 255), (31, 255)],
 }
-HEADS = {"base": [3, 1, 4], "short": [1, 5], "long": [], "lora": [9, 2, 6, 5], "few": [], "both": [3, 5, 8]}
+HEADS = {
+    "base": [3, 1, 4],
+    "short": [1, 5],
+    "long": [],
+    "lora": [9, 2, 6, 5],
+    "few": [],
+    "both": [3, 5, 8],
+    "pairs": [2, 7],
+    "stacked": [],
+}
 END = frozenset({255})
 
 
@@ -43,7 +54,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def customizations(model: Model) -> dict[str, Parts]:
-    """Soft prompts of two lengths, adapters of two ranks on different layers, one of both kinds, and the base."""
+    """Soft prompts of two lengths, adapters of two ranks on different layers, a key/value prefix, several of these in
+    one, and the base."""
     generator = torch.Generator().manual_seed(0)
     names = linear_names(model.network, model.output)
 
@@ -61,6 +73,12 @@ def customizations(model: Model) -> dict[str, Parts]:
         "lora": {"low_rank": adapter(3, names)},
         "few": {"low_rank": adapter(5, names[::3])},
         "both": {"soft": random(4, model.hidden_size), "low_rank": adapter(2, names[1::2])},
+        "pairs": {"kv": random(*model.kv_shape(5))},
+        "stacked": {
+            "kv": random(*model.kv_shape(3)),
+            "soft": random(2, model.hidden_size),
+            "low_rank": adapter(2, names),
+        },
     }
     return {owner: Parts(Prompt(), Decode("write"), **parts) for owner, parts in made.items()}
 

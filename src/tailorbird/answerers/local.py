@@ -140,7 +140,7 @@ class LocalAnswerer:
         label = max(request.candidates, key=lambda c: scores[c])
         top = scores[label]
         confidence = 1.0 / sum(math.exp(s - top) for s in scores.values())
-        count = prompt_tokens + self.parts.positions
+        count = prompt_tokens + self.parts.virtual_tokens
         self._saw(count, len(self.trie(request.candidates).tokens))
         return Answer(
             id=request.id,
@@ -154,7 +154,7 @@ class LocalAnswerer:
 
     def written(self, request: Request, made: Generated, prompt_tokens: int) -> Answer:
         """What was generated for a request, as text."""
-        count = prompt_tokens + self.parts.positions
+        count = prompt_tokens + self.parts.virtual_tokens
         self._saw(count, len(made.tokens))
         text = self.renderer.decode(made.tokens).strip()
         return Answer(request.id, text, stop=made.stop, prompt_tokens=count, answer_tokens=len(made.tokens))

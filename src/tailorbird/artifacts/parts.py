@@ -121,10 +121,14 @@ class Parts:
     kv: Tensor | None = None
 
     @property
+    def virtual_tokens(self) -> int:
+        """Of the soft prompt: they pass through the layers as the text's own do."""
+        return 0 if self.soft is None else int(self.soft.shape[0])
+
+    @property
     def positions(self) -> int:
         """Positions of the context that stand before the text: virtual tokens, and pairs of a prefix."""
-        soft = 0 if self.soft is None else int(self.soft.shape[0])
-        return soft + (0 if self.kv is None else int(self.kv.shape[3]))
+        return self.virtual_tokens + (0 if self.kv is None else int(self.kv.shape[3]))
 
     @property
     def kinds(self) -> frozenset[str]:
