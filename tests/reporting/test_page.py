@@ -11,6 +11,7 @@ import pytest
 
 from tailorbird.reporting.page import render, write_report
 from tailorbird.reporting.page.chart_curves import series, thinned
+from tailorbird.reporting.page.pictures import signed_tick
 from tailorbird.reporting.page.svg import log_ticks, ticks
 from tailorbird.types import Message, Role
 
@@ -339,6 +340,10 @@ def test_a_page_can_be_made_of_almost_nothing() -> None:
 def test_the_report_is_written_as_utf_8(case: Case, tmp_path: Any) -> None:
     write_report(tmp_path / "report.html", case.report())
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(case.report())
+
+
+def test_a_narrow_axis_shows_no_number_twice() -> None:
+    assert [signed_tick(v) for v in ticks(-0.012, 0.006, 4)] == ["−0.01", "−0.005", "0", "+0.005"]
 
 
 def test_ticks_are_round_numbers_inside_the_axis() -> None:

@@ -34,6 +34,11 @@ def score_tick(metric: str) -> Callable[[float], str]:
     return (lambda v: f"{100 * v:g} %") if metric in numbers.SHARES else (lambda v: f"{v:g}".replace("-", "−"))
 
 
+def signed_tick(value: float) -> str:
+    """With as many digits as it needs: an axis must not show one number twice."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
+
+
 def reading(found: JSON, css: str) -> Reading:
     low, high = found.get("low"), found.get("high")
     return Reading(
@@ -78,7 +83,7 @@ def differences(data: ReportInput) -> Markup | None:
         lines.append(Line(printable(row["label"]), row["kind"], [one], told, chosen(comparison, row)))
     if not lines or best is None:
         return None
-    scale, digits = (100, 0) if metric in numbers.SHARES else (1, 2)
+    scale = 100 if metric in numbers.SHARES else 1
     guides = [Guide(-allowed, "margin", 0.0), Guide(0.0, "")]
     # What decides lies near the margin; something 80 points worse must not press it into one pixel.
     lowest = -max(10 * allowed, 0.2)
@@ -86,7 +91,7 @@ def differences(data: ReportInput) -> Markup | None:
     description = "; ".join(f"{line.label} {line.told}" for line in lines)
 
     def tick(value: float) -> str:
-        return numbers.signed(scale * value, digits)
+        return signed_tick(round(scale * value, 9))
 
     return chart(Rows("differences", title, description, lines, tick, guides, floor=lowest))
 
@@ -105,7 +110,7 @@ def forgetting(data: ReportInput) -> Markup | None:
     description = "; ".join(f"{line.label} {line.told}" for line in lines)
     title = "Change in bits per byte of general text against the untouched base, with 95 % intervals"
     guides = [Guide(0.0, "untouched base")]
-    return chart(Rows("forgetting", title, description, lines, lambda v: numbers.signed(v, 2), guides))
+    return chart(Rows("forgetting", title, description, lines, signed_tick, guides))
 
 
 COSTS: dict[str, tuple[str, Callable[[Any], str], Callable[[JSON], Any]]] = {
