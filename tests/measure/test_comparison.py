@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +159,14 @@ def test_the_smallest_detectable_difference_is_at_the_median_discordance_with_th
     # with the sample variance in place of the population's
     psi = [(0.3 - 0.09) * 100 / 99 + 0.09, (0.2 - 0.04) * 100 / 99 + 0.04]
     assert made()["smallest_detectable"]["validation"] == pytest.approx(smallest_detectable(sum(psi) / 2, 100))
+
+
+def test_graded_scores_are_not_taken_for_right_and_wrong() -> None:
+    best = tuple(replace(o, score=0.30 + 0.01 * (n % 2)) for n, o in enumerate(outcomes(90)))
+    other = tuple(replace(o, score=0.20 + 0.03 * (n % 2)) for n, o in enumerate(outcomes(90)))
+    found = made(records=[record("sft", best), record("lora", other)])["smallest_detectable"]["validation"]
+    # differences are 0.10 and 0.08 in turn: their variance is 0.01^2 * 100 / 99
+    assert found == pytest.approx(math.sqrt(7.85 * 0.0001 * 100 / 99 / 100))
 
 
 # Slices

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tailorbird.measure.bootstrap import bootstrap
-from tailorbird.measure.detectable import median_detectable, rows_for_margin, smallest_detectable
+from tailorbird.measure.detectable import median_detectable, rows_for_margin, smallest_detectable, smallest_graded
 from tailorbird.measure.groups import spread
 from tailorbird.measure.holm import holm
 from tailorbird.measure.mcnemar import mcnemar
@@ -254,5 +254,13 @@ def test_the_smallest_detectable_difference_shows_in_four_of_five_simulated_sets
 
 def test_the_median_is_over_the_pairs_discordance() -> None:
     pairs = [Difference(0.0, 0, 0, 1, 100, math.sqrt(v)) for v in (0.1, 0.2, 0.9)]
-    assert median_detectable(pairs) == smallest_detectable(0.2, 100)
-    assert median_detectable([]) is None
+    assert median_detectable(pairs, graded=False) == smallest_detectable(0.2, 100)
+    assert median_detectable([], graded=False) is None
+
+
+def test_what_graded_scores_can_show_depends_on_how_their_differences_vary() -> None:
+    # 20 rows whose differences have a standard deviation of 0.1: d^2 = 7.85 * 0.01 / 20, d = 0.0626
+    pairs = [Difference(-0.1, 0, 0, 1, 20, sd) for sd in (0.05, 0.1, 0.4)]
+    assert median_detectable(pairs, graded=True) == pytest.approx(math.sqrt(0.0785 / 20))
+    assert smallest_graded(0.0, 20) is None
+    assert smallest_graded(0.01, 0) is None

@@ -29,8 +29,8 @@ def score(outcomes: Sequence[Outcome], task: Task | None = None) -> Score:
     groups = _groups(outcomes)
     if _seeds_vary(outcomes, groups):
         table = _by_seed(outcomes)
-        low, high = seeds.mean_interval(table, groups, share=all(map(_right_or_wrong, table)))
-    elif groups is None and _right_or_wrong(values):
+        low, high = seeds.mean_interval(table, groups, share=all(map(right_or_wrong, table)))
+    elif groups is None and right_or_wrong(values):
         low, high = wilson(round(sum(values)), len(values))
     else:
         low, high = bootstrap(values, groups, bounds=(0.0, 1.0), name="score")
@@ -49,7 +49,7 @@ def compare(a: Sequence[Outcome], b: Sequence[Outcome]) -> Difference:
     groups = _groups(a)
     if _seeds_vary(a, groups) or _seeds_vary(b, groups):
         low, high, p = seeds.difference_interval(_by_seed(a), _by_seed(b), groups)
-    elif groups is None and _right_or_wrong([o.score for o in (*a, *b)]):
+    elif groups is None and right_or_wrong([o.score for o in (*a, *b)]):
         only_a, only_b = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
         low, high = tango(only_a, only_b, n)
         p = mcnemar(only_a, only_b)
@@ -82,5 +82,5 @@ def _seeds_vary(outcomes: Sequence[Outcome], groups: Sequence[str] | None) -> bo
     return (len(set(groups)) if groups else len(table)) > 1 and not seeds.agree(table)
 
 
-def _right_or_wrong(values: Sequence[float]) -> bool:
+def right_or_wrong(values: Sequence[float]) -> bool:
     return all(v in (0.0, 1.0) for v in values)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tailorbird.measure.compare import compare
+from tailorbird.measure.compare import compare, right_or_wrong
 from tailorbird.measure.detectable import median_detectable
 from tailorbird.measure.holm import holm
 from tailorbird.measure.reasons import difference as said_difference
@@ -226,11 +226,12 @@ def _family(records: Sequence[Record], against: Mapping[str, tuple[Outcome, ...]
 
 
 def _detectable(records: Sequence[Record], best: Record | None, split: str) -> float | None:
-    """At the median discordance with the best technique."""
+    """At the median discordance with the best technique, of graded scores at the median variance."""
     if best is None or not best.outcomes(split):
         return None
     rivals = [r for r in records if r is not best and r.outcomes(split)]
-    return median_detectable(compare(r.outcomes(split), best.outcomes(split)) for r in rivals)
+    graded = not all(right_or_wrong([o.score for o in r.outcomes(split)]) for r in (best, *rivals))
+    return median_detectable((compare(r.outcomes(split), best.outcomes(split)) for r in rivals), graded=graded)
 
 
 def _row(record: Record, task: str, versus: Mapping[str, Mapping[str, Mapping[str, JSON]]]) -> JSON:

@@ -30,11 +30,20 @@ def smallest_detectable(discordance: float, n: int) -> float | None:
     return min(1.0, math.sqrt(POWER * psi / (n + POWER)))
 
 
-def median_detectable(differences: Iterable[Difference]) -> float | None:
-    """The smallest detectable difference at the median discordance of these pairs of equal n; None without pairs."""
+def smallest_graded(variance: float, n: int) -> float | None:
+    """The same for scores between 0 and 1, whose row differences have this variance, however large their mean is; None
+    where no two rows were seen to differ: what n rows can have hidden then has no bound as discordance has."""
+    return min(1.0, math.sqrt(POWER * variance / n)) if n > 0 and variance > 0 else None
+
+
+def median_detectable(differences: Iterable[Difference], *, graded: bool) -> float | None:
+    """The smallest detectable difference at the median discordance (of `graded` scores: variance) of these pairs of
+    equal n; None without pairs."""
     pairs = list(differences)
     if not pairs:
         return None
+    if graded:
+        return smallest_graded(statistics.median(d.sd**2 for d in pairs), pairs[0].n)
     return smallest_detectable(statistics.median(d.sd**2 + d.difference**2 for d in pairs), pairs[0].n)
 
 
