@@ -9,7 +9,6 @@ import pytest
 
 from tailorbird.plan import Facts, Lengths, make_plan
 from tailorbird.plan.memory import (
-    Learned,
     MicroBatch,
     activations,
     choose,
@@ -17,6 +16,7 @@ from tailorbird.plan.memory import (
     learned_by,
     training_bytes,
 )
+from tailorbird.techniques.base import Learned
 from tailorbird.types import BaseFacts
 
 from .conftest import BASE, SIZES, make_facts, make_spec
@@ -37,7 +37,7 @@ def test_the_largest_micro_batch_is_the_mean_and_two_and_a_half_deviations() -> 
     assert (cut.tokens, cut.rows, cut.answers) == (166, 8, 32)
     own_heads = largest_micro_batch(facts, {"batch_rows": 16, "dropout": 0.1}, 4096)
     assert (own_heads.head, own_heads.tokens) == (0, 16 * 42 + 60)
-    assert largest_micro_batch(facts, {"batch_rows": 16, "total_virtual_tokens": 20}, 4096).head == 45
+    assert largest_micro_batch(facts, {"batch_rows": 16}, 4096, virtual_tokens=20).head == 45
 
 
 def test_activations_counted_by_hand() -> None:
@@ -47,8 +47,8 @@ def test_activations_counted_by_hand() -> None:
                  + weights 2 x 12 x 9 x 4 = 3328 + 384 + 576 + 864 = 5152 a layer.
     """
     batch = MicroBatch(head=3, tokens=10, rows=2, longest=6, answers=4)
-    frozen, whole = Learned(160, whole=False, inputs=False), Learned(1000, whole=True)
-    low_rank = Learned(300, whole=False, rank=4)
+    frozen, whole = Learned(160), Learned(1000, whole=True, inputs=True)
+    low_rank = Learned(300, rank=4, inputs=True)
     how: dict[str, Any] = {"dropout": False, "recompute": False}
     assert activations(TINY, frozen, batch, 4, **how) == 2 * 5152
     assert activations(TINY, low_rank, batch, 4, **how) == 2 * (5152 + 13 * (3 * 8 + 16 + 7 * 4) * 4)
@@ -64,9 +64,23 @@ def test_activations_counted_by_hand() -> None:
 
 def test_what_is_learned_is_counted() -> None:
     """SmolLM2-135M's 30 layers of seven linear layers at rank 16: 4,884,480, as PEFT counts them."""
-    assert learned_by("lora", {"rank": 16}, BASE).parameters == 4_884_480
-    assert learned_by("prompt_tuning", {"total_virtual_tokens": 20}, BASE).parameters == 20 * 576
-    assert learned_by("sft", {}, BASE) == Learned(BASE.parameters, whole=True)
+    assert learned_by("lora", {"rank": 16}, BASE, 100).parameters == 4_884_480
+    assert learned_by("prompt_tuning", {"total_virtual_tokens": 20}, BASE, 100) == Learned(20 * 576, virtual_tokens=20)
+    assert learned_by("sft", {}, BASE, 100) == Learned(BASE.parameters, whole=True, inputs=True, passes=3.0)
+    # the last block: queries and outputs 576 x 576, keys and values 576 x 192, three of 576 x 1536, two norms
+    block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536 + 2 * 576
+    assert learned_by("selective", {}, BASE, 100) == Learned(block, inputs=True, layers=1, passes=1 + 2 / 30)
+    assert learned_by("selective", {"update": "last_layers", "layers": 3}, BASE, 100).parameters == 3 * block
+    assert learned_by("peft", {"method": "ia3"}, BASE, 100).rank == 1
+    with pytest.raises(TypeError, match="few_shot trains nothing"):
+        learned_by("few_shot", {}, BASE, 100)
+
+
+def test_layers_below_the_lowest_trained_one_keep_nothing() -> None:
+    batch = MicroBatch(head=3, tokens=10, rows=2, longest=6, answers=4)
+    one, all_of_them = Learned(160, inputs=True, layers=1), Learned(160, inputs=True)
+    how: dict[str, Any] = {"dropout": False, "recompute": False}
+    assert activations(TINY, all_of_them, batch, 4, **how) == 2 * activations(TINY, one, batch, 4, **how)
 
 
 def test_each_setting_that_takes_memory_is_counted() -> None:
@@ -132,21 +146,19 @@ def vars_of(facts: BaseFacts) -> dict[str, Any]:
 
 def test_what_stands_before_the_text_is_counted_as_it_is_trained() -> None:
     """Keys and values of 3 heads of 64 in 30 layers; embedding and three layers; an LSTM of two layers, by hand."""
-    assert learned_by("prefix_tuning", {"total_virtual_tokens": 20}, BASE) == Learned(
-        20 * 30 * 2 * 192, whole=False, inputs=False, pairs=20
-    )
+    assert learned_by("prefix_tuning", {"total_virtual_tokens": 20}, BASE, 100) == Learned(20 * 30 * 2 * 192, pairs=20)
     asked = {"learning_rate": 0.1, "epochs": 1, "batch_rows": 1}
     mlp = {**asked, "total_virtual_tokens": 20, "encoder_hidden_size": 576}
-    assert learned_by("p_tuning", mlp, BASE).parameters == 20 * 576 + 3 * (576 * 576 + 576)
+    assert learned_by("p_tuning", mlp, BASE, 100).parameters == 20 * 576 + 3 * (576 * 576 + 576)
     lstm = {**asked, "total_virtual_tokens": 2, "encoder_hidden_size": 4, "encoder": "lstm"}
     layer = 2 * (16 * 8 + 16 * 4 + 2 * 16)  # both ways, four gates of 4; 8 wide is the input, and what both ways give
-    assert learned_by("p_tuning", lstm, TINY).parameters == 2 * 8 + 2 * layer + 2 * (8 * 8 + 8)
+    assert learned_by("p_tuning", lstm, TINY, 100).parameters == 2 * 8 + 2 * layer + 2 * (8 * 8 + 8)
 
 
 def test_pairs_of_a_prefix_are_looked_back_at_and_are_no_tokens() -> None:
     """As by hand above, with 5 pairs: 14 looked back at. 3328 + 384 + keys and values 896 + weights 1344 = 5952."""
     batch = MicroBatch(head=3, tokens=10, rows=2, longest=6, answers=4)
-    prefix = Learned(160, whole=False, inputs=False, pairs=5)
+    prefix = Learned(160, pairs=5)
     assert activations(TINY, prefix, batch, 4, dropout=False, recompute=False) == 2 * 5952
 
     def needed(technique: str, count: int) -> int:

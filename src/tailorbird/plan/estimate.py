@@ -29,7 +29,7 @@ import math
 from dataclasses import dataclass, replace
 
 from tailorbird.plan.facts import Facts
-from tailorbird.plan.memory import PROCESS_BYTES, Choice, choose, is_whole
+from tailorbird.plan.memory import PROCESS_BYTES, Choice, choose, learned_by
 
 TRAINING, FORWARD = 0.9, 0.9  # of the probed speed
 OVERHEAD_TRAINING, OVERHEAD_FORWARD = 8e-8, 9e-9  # seconds per token, layer and hidden unit, on two cores
@@ -173,21 +173,20 @@ def training(
 ) -> tuple[int, float, float]:
     """Optimizer steps, seconds of one, and seconds of making the customization."""
     base, lengths, rows = facts.base, facts.lengths, facts.sizes["train"]
-    whole = is_whole(technique)
-    pace = Pace.here(facts, dtype, training=True, passes=(3.0 if whole else 2.1) + recompute)
+    learned = learned_by(technique, settings, base, rows)
+    pace = Pace.here(facts, dtype, training=True, passes=learned.passes + recompute)
     forward = Pace.here(facts, dtype)
     shared = 0 if number(settings, "dropout", 0) else lengths.head  # with dropout each row carries its own head
     tokens = max(1.0, lengths.prompt - shared) + lengths.answer
     batch, epochs = int(number(settings, "batch_rows", 16)), number(settings, "epochs", 1)
     steps = max(1, math.ceil(epochs * math.ceil(rows / batch)))
     in_step = min(batch, rows)
-    virtual = 0 if technique == "prefix_tuning" else number(settings, "total_virtual_tokens", 0)  # pairs are no tokens
-    head = shared + virtual
+    head = shared + learned.virtual_tokens
     step = pace.tokens(in_step * tokens + head) + pace.logits(in_step * lengths.answer)
-    if whole:
+    if learned.whole:
         step += base.parameters * UPDATE_SECONDS * on_two_cores(facts)
     tuning = epochs * facts.sizes["tuning"] * (forward.tokens(tokens) + forward.logits(lengths.answer))
-    written = base.parameters * 4.0 if whole else 0.0
+    written = base.parameters * 4.0 if learned.whole else 0.0
     return steps, step, steps * step + tuning + 3 * written / DISK + OPENING_SECONDS
 
 

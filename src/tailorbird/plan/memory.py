@@ -24,8 +24,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tailorbird import techniques
 from tailorbird.plan.facts import Facts
-from tailorbird.techniques.p_tuning import PTuningSettings
+from tailorbird.techniques.base import Learned, Trained
 from tailorbird.types import BaseFacts
 
 PROCESS_BYTES = 550_000_000  # Python with torch and transformers loaded
@@ -46,17 +47,6 @@ class MicroBatch:
     rows: float
     longest: float
     answers: float
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What a technique trains: how many parameters; and whether linear layers must keep what they look at."""
-
-    parameters: int
-    whole: bool
-    rank: int = 0  # of low-rank layers
-    inputs: bool = True
-    pairs: int = 0  # of a key/value prefix: looked back at, but no tokens
 
 
 @dataclass(frozen=True)
@@ -91,9 +81,8 @@ def training_bytes(
 ) -> int:
     """Peak resident bytes of training, everything in one process."""
     base, width = facts.base, 2 if dtype == "bfloat16" else 4
-    learned = learned_by(technique, settings, base)
-    batch = largest_micro_batch(facts, settings, micro_batch_tokens)
-    batch = replace(batch, head=batch.head - learned.pairs)
+    learned = learned_by(technique, settings, base, facts.sizes["train"])
+    batch = largest_micro_batch(facts, settings, micro_batch_tokens, learned.virtual_tokens)
     kept = activations(base, learned, batch, width, dropout=bool(settings.get("dropout")), recompute=recompute)
     learned_width = width if learned.whole else 4
     state = learned.parameters * (12 + (4 if learned_width == 2 else 0) + (4 if settings.get("l2_to_start") else 0))
@@ -105,7 +94,9 @@ def training_bytes(
     return int(PROCESS_BYTES + base.parameters * width + (state + max(kept, gradient) + logits) * SLACK)
 
 
-def largest_micro_batch(facts: Facts, settings: dict[str, Any], micro_batch_tokens: int) -> MicroBatch:
+def largest_micro_batch(
+    facts: Facts, settings: dict[str, Any], micro_batch_tokens: int, virtual_tokens: int = 0
+) -> MicroBatch:
     """From the rows' mean length and its spread: the step with most tokens, cut where the micro-batch is full."""
     lengths, in_step = facts.lengths, min(int(settings.get("batch_rows") or 16), max(1, facts.sizes["train"]))
     shared = 0 if settings.get("dropout") else lengths.head
@@ -113,9 +104,8 @@ def largest_micro_batch(facts: Facts, settings: dict[str, Any], micro_batch_toke
     most = min(in_step * mean + LARGEST * math.sqrt(in_step) * lengths.spread, in_step * (lengths.longest - shared))
     tokens = min(float(micro_batch_tokens), most)
     rows = max(1.0, min(in_step, in_step * tokens / most))
-    soft = settings.get("total_virtual_tokens") or 0
     longest = max(mean, min(tokens, lengths.longest - shared))
-    return MicroBatch(shared + soft, max(tokens, longest), rows, longest, rows * lengths.answer)
+    return MicroBatch(shared + virtual_tokens, max(tokens, longest), rows, longest, rows * lengths.answer)
 
 
 def activations(
@@ -123,8 +113,9 @@ def activations(
 ) -> float:
     """Bytes kept for the backward pass, logits left out."""
     if recompute:
-        one = activations(replace(base, layers=1), learned, batch, width, dropout=dropout, recompute=False)
-        return one + base.layers * (batch.head + batch.tokens) * base.hidden_size * width
+        last = replace(learned, layers=1)
+        one = activations(base, last, batch, width, dropout=dropout, recompute=False)
+        return one + (learned.layers or base.layers) * (batch.head + batch.tokens) * base.hidden_size * width
     h, k, wide = base.hidden_size, base.kv_heads * base.head_dim, base.intermediate_size
     tokens = batch.head + batch.tokens
     each = 2 * h * 4 + 3 * wide * width
@@ -143,32 +134,12 @@ def activations(
     else:
         attention += 2 * batch.rows * attended * k * width + weights * (4 if width == 4 else 6)
     before = 2 * tokens * h * width if dropout and not learned.rank else 0.0
-    return base.layers * (tokens * each + attention) + before
+    return (learned.layers or base.layers) * (tokens * each + attention) + before
 
 
-def learned_by(technique: str, settings: dict[str, Any], base: BaseFacts) -> Learned:
-    """Parameters by technique; a technique of the user's is taken as a LoRA of rank 16."""
-    if is_whole(technique):
-        return Learned(base.parameters, whole=True)
-    if (soft := settings.get("total_virtual_tokens")) and "rank" not in settings:
-        return _before_the_text(technique, int(soft), settings, base)
-    rank = int(settings.get("rank") or 16)
-    h, q, k, wide = base.hidden_size, base.heads * base.head_dim, base.kv_heads * base.head_dim, base.intermediate_size
-    each = 2 * (h + q) + 2 * (h + k) + 3 * (h + wide)
-    return Learned(base.layers * rank * each, whole=False, rank=rank)
-
-
-def _before_the_text(technique: str, tokens: int, settings: dict[str, Any], base: BaseFacts) -> Learned:
-    """A soft prompt, the encoder that makes one (its tensors as `p_tuning` has them), or pairs in every layer."""
-    if technique == "prefix_tuning":
-        parameters = tokens * base.layers * 2 * base.kv_heads * base.head_dim
-        return Learned(parameters, whole=False, inputs=False, pairs=tokens)
-    if technique == "p_tuning":
-        shapes = PTuningSettings.model_validate(settings).shapes(base.hidden_size)
-        return Learned(sum(math.prod(shape) for shape in shapes.values()), whole=False, inputs=False)
-    return Learned(tokens * base.hidden_size, whole=False, inputs=False)
-
-
-def is_whole(technique: str) -> bool:
-    """Whether all weights learn; unknown techniques of the user's are taken as small."""
-    return technique == "sft"
+def learned_by(technique: str, settings: dict[str, Any], base: BaseFacts, rows: int) -> Learned:
+    """What the technique says that it trains with these settings, over its defaults for so many rows."""
+    found = techniques.get(technique)
+    if not isinstance(found, Trained):
+        raise TypeError(f"{technique} trains nothing")
+    return found.learned(found.settings(settings, base, rows), base)

@@ -109,6 +109,33 @@ class Technique:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What a technique trains, as far as the plan's memory and time depend on it.
+
+    whole: all weights of the base learn. rank: of low-rank layers beside all linear ones. inputs: linear layers must
+    keep what they look at. layers: how many of the last ones the backward pass goes through; None = all.
+    virtual_tokens, pairs: what stands before the text; pairs are looked back at and are no tokens. passes: FLOPs as a
+    multiple of a forward's.
+    """
+
+    parameters: int
+    whole: bool = False
+    rank: int = 0
+    inputs: bool = False
+    layers: int | None = None
+    virtual_tokens: int = 0
+    pairs: int = 0
+    passes: float = 2.1  # forward, and a backward without gradients of the base's weights
+
+
+def low_rank_learned(base: BaseFacts, rank: int) -> Learned:
+    """Pairs of matrices of this rank beside all linear layers but the output."""
+    h, q, k, wide = base.hidden_size, base.heads * base.head_dim, base.kv_heads * base.head_dim, base.intermediate_size
+    each = 2 * (h + q) + 2 * (h + k) + 3 * (h + wide)
+    return Learned(base.layers * rank * each, rank=rank, inputs=True)
+
+
+@dataclass(frozen=True)
 class TrainingContext:
     """What `trainable` may use beside the model. `generator`: all its randomness. `tokenize`: ids of a plain text.
     `task_text`: the task in words, its instruction and its labels. `kept`: what the parent kept beside its parts
@@ -147,6 +174,11 @@ class Trained(Technique):
         if "dropout" in self.Settings.model_fields:
             space["dropout"] = choice(0.0, 0.05, 0.1)
         return {name: found for name, found in space.items() if name in self.Settings.model_fields}
+
+    def learned(self, settings: Any, base: BaseFacts) -> Learned:
+        """What is trained, before anything is loaded: the plan's memory and time come from it. One that does not say is
+        taken as low-rank layers of rank 16."""
+        return low_rank_learned(base, 16)
 
     def trainable(self, model: Model, settings: Any, context: TrainingContext) -> Trainable:
         """Make the trainable tensors and put them in place, or take up those of a parent that are in place."""

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings, low_rank_learned
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -49,6 +49,9 @@ class Lora(Trained):
 
     def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
         return {**super().search_space(base, rows, asked), "rank": choice(8, 16, 32, 64)}
+
+    def learned(self, settings: LoraSettings, base: BaseFacts) -> Learned:
+        return low_rank_learned(base, settings.rank)
 
     def trainable(self, model: Model, settings: LoraSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine import low_rank

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import ArtifactError, SpecError
-from tailorbird.techniques.base import NOTHING, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -119,6 +119,10 @@ class PTuning(Trained):
         if not {"encoder_layers", "encoder_dropout"} & asked.keys():
             space["encoder"] = choice("mlp", "lstm")
         return space
+
+    def learned(self, settings: PTuningSettings, base: BaseFacts) -> Learned:
+        parameters = sum(math.prod(shape) for shape in settings.shapes(base.hidden_size).values())
+        return Learned(parameters, virtual_tokens=settings.total_virtual_tokens)
 
     def trainable(self, model: Model, settings: PTuningSettings, context: TrainingContext) -> Trainable:
         from torch import nn

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, PeftAdapter, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings, low_rank_learned
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class PeftMethod(Trained):
         rate = RATES.get(str(asked.get("method", "dora")), 1e-3) * (2 if large else 1)
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return PeftSettings.model_validate({**defaults, **asked})
+
+    def learned(self, settings: PeftSettings, base: BaseFacts) -> Learned:
+        """At most: what VeRA and IA3 train is far less, but what their layers keep of a row is not."""
+        return low_rank_learned(base, settings.rank or RANKS.get(settings.method, 1))
 
     def trainable(self, model: Model, settings: PeftSettings, context: TrainingContext) -> Trainable:
         import torch

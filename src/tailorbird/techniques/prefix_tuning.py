@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -67,6 +67,10 @@ class PrefixTuning(Trained):
         if "initialization_text" not in asked:
             space["initialization"] = choice("text", "random")
         return space
+
+    def learned(self, settings: PrefixTuningSettings, base: BaseFacts) -> Learned:
+        pairs = settings.total_virtual_tokens
+        return Learned(pairs * base.layers * 2 * base.kv_heads * base.head_dim, pairs=pairs)
 
     def trainable(self, model: Model, settings: PrefixTuningSettings, context: TrainingContext) -> Trainable:
         import torch

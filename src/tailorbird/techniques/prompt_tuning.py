@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -64,6 +64,10 @@ class PromptTuning(Trained):
         if "initialization_text" not in asked:
             space["initialization"] = choice("vocabulary", "text")
         return space
+
+    def learned(self, settings: PromptTuningSettings, base: BaseFacts) -> Learned:
+        tokens = settings.total_virtual_tokens
+        return Learned(tokens * base.hidden_size, virtual_tokens=tokens)
 
     def trainable(self, model: Model, settings: PromptTuningSettings, context: TrainingContext) -> Trainable:
         import torch

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -56,6 +56,17 @@ class Selective(Trained):
         rate = (5e-3 if vectors else 5e-4) if large else (2e-3 if vectors else 2e-4)
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return SelectiveSettings.model_validate({**defaults, **asked})
+
+    def learned(self, settings: SelectiveSettings, base: BaseFacts) -> Learned:
+        """Of biases and norms: a few vectors of each layer."""
+        h, q, k, wide = (
+            base.hidden_size, base.heads * base.head_dim, base.kv_heads * base.head_dim, base.intermediate_size,
+        )  # fmt: skip
+        if settings.update != "last_layers":
+            return Learned((base.layers * (5 * h + q + 2 * k + 2 * wide)) + h)
+        count = min(settings.layers or 1, base.layers)
+        each = 2 * h * (q + k) + 3 * h * wide + 2 * h
+        return Learned(count * each, inputs=True, layers=count, passes=1 + 2 * count / base.layers)
 
     def trainable(self, model: Model, settings: SelectiveSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine.low_rank import base_parameters

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
-from tailorbird.techniques.base import Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Sft(Trained):
             "epochs": 2 if large else 3,
             "batch_rows": 32 if large else 16,
         }
+
+    def learned(self, settings: TrainingSettings, base: BaseFacts) -> Learned:
+        return Learned(base.parameters, whole=True, inputs=True, passes=3.0)
 
     def trainable(self, model: Model, settings: SftSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine.train import Trainable
