@@ -11,6 +11,7 @@ from tailorbird.artifacts.parts import Parts, Prompt
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
 from tailorbird.customize.parent import read_parent
+from tailorbird.errors import Interrupted
 from tailorbird.techniques.base import Prompted, SearchContext, Technique
 from tailorbird.types import Message, Role, Row, Train
 
@@ -70,6 +71,8 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         scores[_named(parts)] = score
         log.append({"step": done, "tuning_score": score})
         job.progress(done, done + 1, f"Tuning score {score:.3f}")
+        if job.stop():
+            raise Interrupted("stopped between candidates", remedy="the same command begins this search again")
         return score
 
     longest = max(

@@ -58,7 +58,7 @@ def _measured(shop: Workshop, work: Work, part: Train, share: int) -> Measuremen
         inside, made = step.folder / "work", step.folder / "customization"
         if not made.is_dir():
             with shop.stage(work.label, f"curve {share} %", work.entrant.steps) as progress:
-                job = shop.job(work.entrant, inside, progress, work.seed)
+                job = shop.job(work.entrant, inside, progress.report, work.seed)
                 replay = shop.material.replay_for(work.entrant.replay, len(part))
                 customize(replace(job, train=part, replay=replay), made)
         validation = shop.material.splits.validation

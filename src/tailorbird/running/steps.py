@@ -87,7 +87,7 @@ def customize(shop: Workshop, work: Work) -> None:
         step.begin()
         inside = step.folder / "work"
         with shop.stage(work.label, work.part or "customize", work.entrant.steps) as progress:
-            facts = make(shop.job(work.entrant, inside, progress, work.seed), work.artifact)
+            facts = make(shop.job(work.entrant, inside, progress.report, work.seed), work.artifact)
         log = store.read_jsonl(inside / "log.jsonl") if (inside / "log.jsonl").is_file() else []
         store.write_jsonl(step.folder / "log.jsonl", log)
         step.finish(facts)

@@ -21,7 +21,7 @@ from tailorbird.plan import Entrant, Facts
 from tailorbird.plan.estimate import estimate
 from tailorbird.plan.repeating import REPEATS
 from tailorbird.running.steps import trial_step
-from tailorbird.running.workshop import Work, Workshop
+from tailorbird.running.workshop import Progress, Work, Workshop
 from tailorbird.techniques.ranges import Range
 from tailorbird.types import JSON, Machine
 
@@ -124,7 +124,7 @@ def attempt(
 
 
 def _run(
-    shop: Workshop, work: Work, step: store.Step, search: Search, before: Sequence[Tried] | None, progress: Any
+    shop: Workshop, work: Work, step: store.Step, search: Search, before: Sequence[Tried] | None, progress: Progress
 ) -> JSON:
     from tailorbird.customize import customize
     from tailorbird.customize.tuning import Pruned
@@ -138,7 +138,7 @@ def _run(
             raise Pruned
         return False
 
-    job = replace(shop.job(entrant, inside, progress, work.seed), judged=judged)
+    job = replace(shop.job(entrant, inside, progress.report, work.seed), judged=judged)
     result: JSON = {"state": "done", "value": None, "facts": None, "note": None}
     try:
         facts = customize(job, step.folder / "customization")

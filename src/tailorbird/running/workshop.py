@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 Made = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Of one stage: called, it tells the listeners and then asks the stop flag; `report` only tells."""
+
+    shop: Workshop
+    label: str | None
+    stage: str
+
+    def report(self, done: int, total: int, note: str = "") -> None:
+        self.shop.events.emit("progress", label=self.label, stage=self.stage, done=done, total=total, note=note)
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self.report(done, total, note)
+        self.shop.check_stop()
+
+
 @dataclass
 class Work:
     """One contestant on its way: what was made of it, what was measured, or why not. `keys`: step name -> key.
@@ -120,27 +136,19 @@ class Workshop:
         if self.stop():
             raise Interrupted("stopped", remedy="the same command goes on from here")
 
-    def progress(self, label: str | None, stage: str) -> Callable[..., None]:
-        """A progress callback for one stage; it also asks the stop flag."""
-
-        def report(done: int, total: int, note: str = "") -> None:
-            self.events.emit("progress", label=label, stage=stage, done=done, total=total, note=note)
-            self.check_stop()
-
-        return report
-
     @contextmanager
-    def stage(self, label: str | None, stage: str, total: int = 0) -> Iterator[Callable[..., None]]:
+    def stage(self, label: str | None, stage: str, total: int = 0) -> Iterator[Progress]:
         """Announces a stage and its duration."""
         self.check_stop()
         self.events.emit("stage_started", label=label, stage=stage, total=total)
         begun = self.clock()
-        yield self.progress(label, stage)
+        yield Progress(self, label, stage)
         self.events.emit("stage_finished", label=label, stage=stage, seconds=self.clock() - begun)
 
     def job(
-        self, entrant: Entrant, work: Path, progress: Callable[[int, int, str], None], seed: int | None = None
+        self, entrant: Entrant, work: Path, report: Callable[[int, int, str], None], seed: int | None = None
     ) -> Job:
+        """`report`: told of progress; the job asks the stop flag itself, where it can keep what it has."""
         from dataclasses import replace
 
         from tailorbird.customize import Job
@@ -163,7 +171,7 @@ class Workshop:
                 recompute=entrant.recompute,
             ),
             work=work,
-            progress=progress,
+            progress=report,
             stop=self.stop,
             parent=self.parent_folder(entrant),
             note=lambda text: self.events.emit("note", text=f"{entrant.label}: {text}"),
