@@ -13,10 +13,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
@@ -59,7 +60,9 @@ def alone(answerer: Answerer) -> Answers:
     return lambda asked: answerer.answer([request for _, request in asked])
 
 
-def by_task(served: Served, path: Path, max_new_tokens: int | None) -> Callable[[InputRow], Ask]:
+def by_task(
+    served: Served, path: Path, max_new_tokens: int | None, named: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[InputRow], Ask]:
     """What each row of a file is asked, by the task that its column `task` names; empty is the untouched base.
 
     DataError when the first row has no such column. `max_new_tokens`: for rows that are written, instead of what their
@@ -67,7 +70,7 @@ def by_task(served: Served, path: Path, max_new_tokens: int | None) -> Callable[
     """
     from tailorbird.data import read_inputs
 
-    first = next((row for row in read_inputs(path) if row.problem is None), None)
+    first = next((row for row in read_inputs(path, named) if row.problem is None), None)
     if first is not None and TASK not in first.record:
         raise DataError(
             f"there is no column `{TASK}`; the columns are {', '.join(map(str, first.record))}",
@@ -105,6 +108,7 @@ def apply(
     ask: Callable[[InputRow], Ask],
     columns: Sequence[str],
     max_new_tokens: int,
+    named: Mapping[str, str] = MappingProxyType({}),
     threshold: float | None = None,
     window: int = WINDOW,
     progress: Callable[[int], None] = lambda rows: None,
@@ -113,7 +117,8 @@ def apply(
     """Answers every row of `path` into `out`.
 
     identity: stands for what answers. ask: what a row is asked. columns: CLASSIFY, WRITE or BOTH, as rows are asked for
-    labels, texts or either. window: rows answered together; a multiple of it is where going on begins.
+    labels, texts or either. named: which of the file's columns is the prompt, the id, …, where it is said. window: rows
+    answered together; a multiple of it is where going on begins.
     """
     check_out(path, out, threshold, columns)
     header = {
@@ -121,8 +126,9 @@ def apply(
         "customization": identity,
         "threshold": threshold,
         "max_new_tokens": max_new_tokens,
+        **({"named": dict(named)} if named else {}),
     }
-    job = _Job(open_answers, ask, tuple(columns), threshold, window, progress, stop)
+    job = _Job(open_answers, ask, tuple(columns), dict(named), threshold, window, progress, stop)
     journal_path, header_path = out.with_name(f".{out.name}.journal.jsonl"), out.with_name(f".{out.name}.journal.json")
     with store.RunLock(out.parent / f".{out.name}.lock.d"):
         _check_header(header_path, journal_path, header, out)
@@ -148,6 +154,7 @@ class _Job:
     open_answers: Callable[[], Answers]
     ask: Callable[[InputRow], Ask]
     columns: tuple[str, ...]
+    named: dict[str, str]
     threshold: float | None
     window: int
     progress: Callable[[int], None]
@@ -186,7 +193,7 @@ def _answer_rest(job: _Job, path: Path, journal: store.AppendLog, done: int) -> 
     """Windows start at multiples of their size of the whole file, so that batches are those of the undisturbed run."""
     from tailorbird.data import read_inputs
 
-    rows = iter(read_inputs(path))
+    rows = iter(read_inputs(path, job.named))
     start = done - done % job.window
     if sum(1 for _ in islice(rows, start)) < start:
         raise DataError("has fewer rows than were answered already", where=str(path))

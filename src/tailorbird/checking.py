@@ -180,16 +180,16 @@ def plan_of(spec: Spec, material: Material) -> Plan:
     return make_plan(spec, material.facts(torch=False))
 
 
-def check_imported(spec: Spec, plan: Plan, material: Material) -> None:
+def check_imported(spec: Spec, plan: Plan, material: Material) -> dict[str, str]:
     """What a run would refuse at once: imported files and parents that are not there, rows that a file of answers
-    lacks."""
+    lacks. Returns what is worth saying of those files, by contestant."""
     from tailorbird.running.inputs import brought_path, parent_folder
     from tailorbird.running.run import check_answers
 
     for contestant in spec.contestants or ():
         brought_path(spec, contestant)
         parent_folder(spec, contestant.label, contestant.after)
-    check_answers(plan, material)
+    return check_answers(plan, material)
 
 
 def write_rows(material: Material, out: Path) -> int:

@@ -76,6 +76,15 @@ def test_each_row_once_in_order_with_the_user_s_columns(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
+def test_a_column_can_be_said_where_it_cannot_be_told(tmp_path: Path) -> None:
+    write(tmp_path, "a much longer text,hi", header="ticket,colour")
+    with pytest.raises(DataError) as refused:
+        applied(tmp_path)
+    assert "--column prompt=COLUMN" in str(refused.value.remedy)
+    applied(tmp_path, named={"prompt": "ticket"})
+    assert [row["label"] for row in read(tmp_path / "out.csv")] == ["long"]
+
+
 def test_below_the_threshold_it_abstains(tmp_path: Path) -> None:
     write(tmp_path, "hi", "a much longer text")
     assert applied(tmp_path, threshold=0.5).abstained == 1

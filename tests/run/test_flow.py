@@ -230,6 +230,18 @@ def test_a_missing_answer_is_named_before_anything_is_computed(scripted: World) 
     assert not (scripted.runs / "try" / "steps").exists()
 
 
+def test_answers_that_are_no_label_are_told_and_count_as_wrong(scripted: World) -> None:
+    write_today(scripted)
+    path = scripted.folder / "today.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([lines[0], *(f"{line.rpartition(',')[0]},no idea" for line in lines[1:])]) + "\n")
+    scripted.write(ALL)
+    rows = {row["label"]: row for row in scripted.run().comparison["rows"]}
+    asked = rows["today"]["validation"]["n"] + rows["today"]["test"]["n"]
+    told = f"{asked} of {asked} answers are none of the labels and count as wrong: 'no idea' ({asked})"
+    assert (rows["today"]["note"], rows["today"]["validation"]["score"]) == (told, 0.0)
+
+
 def test_a_run_refused_before_it_begins_leaves_no_folder(scripted: World) -> None:
     rows = "".join(f"row {n},one\n" for n in range(99))
     (scripted.folder / "rows.csv").write_text(f"text,label\n{rows}", encoding="utf-8")

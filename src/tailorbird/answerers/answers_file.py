@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,16 @@ class AnswersFile:
                 where=str(self.path),
                 remedy="`tailorbird check SPEC --rows FILE` writes the inputs that need an answer",
             )
+
+    def strays(self, requests: Iterable[Request], given: Callable[[Answer], str]) -> Counter[str]:
+        """Answers to these rows that name none of the row's candidates, with how often each occurs. `given`: which
+        label an answer names (the task's)."""
+        found: Counter[str] = Counter()
+        for request in requests:
+            answer = self._answers.lookup(request)
+            if answer is not None and request.candidates and (said := given(answer)) not in request.candidates:
+                found[said] += 1
+        return found
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         asked = list(requests)

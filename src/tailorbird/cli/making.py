@@ -102,7 +102,8 @@ def check(
         count = checking.write_rows(material, rows)
         say(f"{count:,} inputs, without labels: {rows}")
     else:  # with --rows the file of answers is still to be made
-        checking.check_imported(asked, plan, material)
+        for label, note in checking.check_imported(asked, plan, material).items():
+            say(f"note: {label}: {note}")
     if as_json:
         import json
 
@@ -110,7 +111,7 @@ def check(
         return
     _print_check(material, plan)
     if asked.source:
-        say(f"next: tailorbird run {shlex.quote(str(asked.source))}")
+        say(f"next: tailorbird run {shlex.join([str(asked.source), *(overrides or [])])}")
     else:
         say(f"next: tailorbird init {shlex.quote(spec)}")
 

@@ -27,6 +27,10 @@ def apply_(
         list[str] | None,
         typer.Option("--beside", metavar="NAME=RUN:LABEL", help="With a table: another customization of its base."),
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="ROLE=NAME", help="Which column is the prompt, id, system, context."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Answer a whole file, each row once.
@@ -38,12 +42,17 @@ def apply_(
     from tailorbird.applying import CLASSIFY, WRITE, Ask, alone, apply
     from tailorbird.artifacts.manifest import read_manifest
     from tailorbird.artifacts.table import PromptTable
+    from tailorbird.data.inputs import INPUT_ROLES
     from tailorbird.running.opening import choose
+    from tailorbird.spec import did_you_mean
 
     if not file.exists():
         raise SpecError("no such file", where=str(file))
+    named = _pairs(column or [], "--column", "ROLE=NAME")
+    if unknown := sorted(named.keys() - set(INPUT_ROLES)):
+        raise SpecError(f"--column knows no role {unknown[0]!r}; {did_you_mean(unknown[0], list(INPUT_ROLES))}")
     if PromptTable.is_at(Path(run)):
-        asked = _by_task(Path(run), file, beside or [], max_new_tokens)
+        asked = _by_task(Path(run), file, beside or [], max_new_tokens, named)
         say(f"the tasks of {run} on {file}")
     else:
         if beside:
@@ -72,7 +81,7 @@ def apply_(
             print(f"{rows:,} rows, {seconds:.0f} s", file=sys.stderr, end=end, flush=True)
 
     with stop_flag(command()) as stop:
-        done = apply(path=file, out=out, threshold=threshold, progress=progress, stop=stop, **asked)
+        done = apply(path=file, out=out, threshold=threshold, progress=progress, stop=stop, named=named, **asked)
     fresh, seconds = done.rows - done.resumed, time.monotonic() - begun
     notes = [f"{done.rows:,} rows"]
     notes += [f"{done.resumed:,} of them were there already"] if done.resumed else []
@@ -82,20 +91,26 @@ def apply_(
     print(out)
 
 
-def _by_task(table: Path, file: Path, beside: list[str], max_new_tokens: int | None) -> dict[str, Any]:
+def _pairs(words: list[str], option: str, shape: str) -> dict[str, str]:
+    found = dict(word.partition("=")[::2] for word in words)
+    if not all(name and value for name, value in found.items()):
+        raise SpecError(f"{option} is {shape}")
+    return found
+
+
+def _by_task(
+    table: Path, file: Path, beside: list[str], max_new_tokens: int | None, named: dict[str, str]
+) -> dict[str, Any]:
     """What `apply` needs where each row names its task."""
     from tailorbird.answerers.mixed import WINDOW
     from tailorbird.applying import BOTH, by_task
     from tailorbird.running.serving import serve
 
-    named = dict(one.partition("=")[::2] for one in beside)
-    if not all(name and run for name, run in named.items()):
-        raise SpecError("--beside is NAME=RUN:LABEL", remedy="NAME is what the rows' task column says")
-    served = serve(table, named)
+    served = serve(table, _pairs(beside, "--beside", "NAME=RUN:LABEL"))
     return {
         "open_answers": lambda: served.answer,
         "identity": served.identity,
-        "ask": by_task(served, file, max_new_tokens),
+        "ask": by_task(served, file, max_new_tokens, named),
         "columns": BOTH,
         "max_new_tokens": max_new_tokens or 0,
         "window": WINDOW,

@@ -22,6 +22,8 @@ from tailorbird.types import Conversation, Place, Rejected
 
 _ORDER = ("messages", "alpaca", "question_answer", "prompt_completion", "text_label")
 
+INPUT_ROLES = ("prompt", "messages", "system", "context", "id")  # that a column can be said to have
+
 
 @dataclass(frozen=True, slots=True)
 class InputRow:
@@ -78,7 +80,7 @@ def _input_shape(sample: list[dict[str, Any]], where: str, columns: dict[str, st
     refuse_later_formats(sample, where)
     present = list(dict.fromkeys(key for record in sample for key in record))
     keys = {fold_name(k): k for k in reversed(present)}
-    asked = {role: c for role, c in columns.items() if role in ("prompt", "messages", "system", "context", "id")}
+    asked = {role: c for role, c in columns.items() if role in INPUT_ROLES}
     if missing := next((c for c in asked.values() if c not in present), None):
         remedy = f"the columns are {listed(present)}"
         raise DataError(f"there is no column {missing!r} (D16)", where=where, remedy=remedy)
@@ -101,5 +103,5 @@ def _input_shape(sample: list[dict[str, Any]], where: str, columns: dict[str, st
     raise DataError(
         f"cannot tell which column is the input; the columns are {listed(present)} (D16)",
         where=where,
-        remedy="say it: columns: {prompt: COLUMN}",
+        remedy="say it: `--column prompt=COLUMN` with apply, `columns: {prompt: COLUMN}` under `data` in a spec",
     )

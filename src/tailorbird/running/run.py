@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tailorbird import store
+from tailorbird.data.text import printable
 from tailorbird.errors import Interrupted, TailorbirdError
 from tailorbird.events import Events
 from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
@@ -30,6 +31,7 @@ from tailorbird.spec import Spec
 from tailorbird.types import JSON
 
 SPLITS = ("validation", "test")
+NAMED_STRAYS = 3  # answers that are no label, named in a note
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def decide(spec: Spec, material: Material, folder: RunFolder, inputs: Inputs) ->
         plan = make_plan(spec, facts)
     refuse_too_long(plan)
     need_a_contestant(plan)
-    check_answers(plan, material)
+    notes = check_answers(plan, material)
+    plan = replace(plan, entrants=tuple(replace(e, note=notes.get(e.label, e.note)) for e in plan.entrants))
     folder.begin(inputs, spec.text)
     store.write_json(path, plan.as_dict())
     writing.write_data(folder, material)
@@ -107,21 +110,31 @@ def decide(spec: Spec, material: Material, folder: RunFolder, inputs: Inputs) ->
 
 def _kept_probe(facts: Facts, before: Plan) -> Facts:
     """The speeds that an earlier plan of this run was made with: a clock is asked once."""
-    from dataclasses import replace
-
     same = (facts.machine.device, facts.machine.threads) == (before.device, before.threads)
     return replace(facts, machine=replace(facts.machine, gflops=before.gflops)) if same else facts
 
 
-def check_answers(plan: Plan, material: Material) -> None:
-    """DataError before anything is computed when a file of answers lacks a Validation or Test row."""
+def check_answers(plan: Plan, material: Material) -> dict[str, str]:
+    """DataError before anything is computed when a file of answers lacks a Validation or Test row; what else its owner
+    should know of it, by contestant: an answer that is none of the labels counts as wrong, and may be one misspelt."""
     from tailorbird.answerers.answers_file import AnswersFile
 
+    notes: dict[str, str] = {}
+    task = material.task
     for entrant in plan.planned:
         if "answers" in entrant.source:
-            rows = (*material.splits.validation, *material.splits.test)
+            requests = [task.request(row) for row in (*material.splits.validation, *material.splits.test)]
             answers = AnswersFile(material.spec.path(entrant.source["answers"]))
-            answers.check(material.task.request(row) for row in rows)
+            answers.check(requests)
+            strays = answers.strays(requests, task.given)
+            if strays:
+                named = ", ".join(f"{printable(said)!r} ({count})" for said, count in strays.most_common(NAMED_STRAYS))
+                more = ", …" if len(strays) > NAMED_STRAYS else ""
+                notes[entrant.label] = (
+                    f"{strays.total():,} of {len(requests):,} answers are none of the labels and count as wrong: "
+                    f"{named}{more}"
+                )
+    return notes
 
 
 def announce(shop: Workshop) -> None:

@@ -44,7 +44,11 @@ def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
     reader = _Reader(yaml, where)
     value = reader.value(node, ())
     if not isinstance(value, dict):
-        raise SpecError("is not a mapping of fields", where=where, remedy="its first lines are `base: …` and `data: …`")
+        raise SpecError(
+            "is not a mapping of fields, as a spec is",
+            where=where,
+            remedy="its first lines are `base: …` and `data: …`; if it holds rows, `tailorbird init DATA` writes one",
+        )
     return value, reader.lines
 
 
