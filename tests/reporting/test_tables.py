@@ -14,7 +14,15 @@ from tailorbird.reporting.contestants import chance, in_order, no_better_than_ch
 from tailorbird.reporting.doubts import how_sure
 from tailorbird.reporting.tables import markdown, ranked_table
 from tailorbird.reporting.text import markdown_cell, printable
-from tailorbird.reporting.verdict import headline, lead, missed, next_commands, standing, verdict
+from tailorbird.reporting.verdict import (
+    beside_what_you_have,
+    headline,
+    lead,
+    missed,
+    next_commands,
+    standing,
+    verdict,
+)
 
 from .fixture import Case, bank, with_failures, with_verdict, write_task
 
@@ -117,9 +125,28 @@ def test_without_a_recommendation_headline_and_lead_do_not_repeat_each_other(cas
     assert headline({**comparison, "recommendation": None}) == "Not finished yet."
 
 
+def test_what_is_yours_is_compared_on_both_splits_and_an_unbeaten_reference_is_said(case: Case) -> None:
+    comparison = copy.deepcopy(case.comparison)
+    rows = {row["label"]: row for row in comparison["rows"]}
+    for row in rows.values():
+        row["versus_best"] = {"validation": {}, "test": {}}
+    rows["today"]["versus_best"] = {
+        "validation": {"difference": -0.133, "low": -0.242, "high": -0.065},
+        "test": {"difference": -0.017, "low": -0.128, "high": 0.092},
+    }
+    rows["tfidf"]["versus_best"]["validation"] = {"difference": 0.033, "low": -0.059, "high": 0.132}
+    rows["tfidf"]["cost"]["latency_ms"], rows["sft"]["cost"]["latency_ms"] = {"median": 2.0}, {"median": 300.0}
+    assert sorted(beside_what_you_have(comparison)) == [
+        "Against today, which is yours, sft has +13.3 points on Validation (+6.5 to +24.2), "
+        "+1.7 points on Test (−9.2 to +12.8).",
+        "tfidf is word counts with logistic regression, no language model, and sft is not shown to be better than it, "
+        "which answers 150 times faster: so far nothing says that a language model is worth its cost here.",
+    ]
+
+
 def test_the_standing_follows_the_rule_of_the_margin(case: Case) -> None:
     assert standing(case.comparison) == [
-        "sft is shown to be better than tfidf, today and majority.",
+        "On Validation sft is shown to be better than tfidf, today and majority.",
         "Neither shown to be as good as sft nor to be worse: lora.",
         "Worse than sft by more than the margin: prompt_tuning, few_shot and zero_shot.",
     ]

@@ -39,7 +39,7 @@ def why(comparison: JSON) -> list[str]:
     if row := pick(comparison):
         lines.append(f"{printable(row['label'])}: {what(row)}.")
     said = [sentence(text) for text in comparison.get("verdicts", [])]
-    return [*lines, *standing(comparison), *missed(comparison), *said]
+    return [*lines, *beside_what_you_have(comparison), *standing(comparison), *missed(comparison), *said]
 
 
 def lead(comparison: JSON) -> str:
@@ -64,6 +64,39 @@ def capital(text: str, comparison: JSON) -> str:
 def sentence(text: str) -> str:
     text = printable(text).strip()
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def beside_what_you_have(comparison: JSON) -> list[str]:
+    """The best technique against what is imported, on both splits; and a reference that it is not shown to beat."""
+    best, metric, lines = best_technique(comparison), comparison.get("metric", ""), []
+    if best is None:
+        return []
+    top, unit = printable(best["label"]), " points" if metric in numbers.SHARES else ""
+    for row in in_order(comparison):
+        found = {s: ((row.get("versus_best") or {}).get(s) or {}) for s in ("validation", "test")}
+        if not done(row) or not numbers.is_number(found["validation"].get("high")):
+            continue
+        label = printable(row["label"])
+        if row.get("kind") == "imported":
+            told = [
+                f"{numbers.difference(-d['difference'], metric)}{unit} on {split.capitalize()} "
+                f"({numbers.difference_interval(-d['high'], -d['low'], metric)})"
+                for split, d in found.items()
+                if all(numbers.is_number(d.get(k)) for k in ("difference", "low", "high"))
+            ]
+            lines.append(f"Against {label}, which is yours, {top} has {', '.join(told)}.")
+        elif row.get("kind") == "reference" and found["validation"]["high"] >= 0:
+            lines.append(
+                f"{label} is {what(row)}, and {top} is not shown to be better{_times_faster(row, best)}: so far "
+                "nothing says that a language model is worth its cost here."
+            )
+    return lines
+
+
+def _times_faster(row: JSON, best: JSON) -> str:
+    mine, theirs = ((each.get("cost") or {}).get("latency_ms") or {} for each in (row, best))
+    faster = numbers.ratio(theirs.get("median"), mine.get("median"))
+    return f" than it, which answers {faster} faster" if faster else " than it"
 
 
 def standing(comparison: JSON) -> list[str]:
@@ -91,7 +124,7 @@ def standing(comparison: JSON) -> list[str]:
             unclear.append(row)
     top = printable(best["label"])
     told = [
-        (beaten, f"{top} is shown to be better than"),
+        (beaten, f"On Validation {top} is shown to be better than"),
         (close, f"Shown to be as good as {top} within the margin:"),
         (unclear, f"Neither shown to be as good as {top} nor to be worse:"),
         (worse, f"Worse than {top} by more than the margin:"),
