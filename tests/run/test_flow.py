@@ -222,6 +222,17 @@ def test_a_full_disk_stops_the_run_instead_of_failing_contestants(
     assert scripted.run().exit_code == 0
 
 
+def test_what_has_no_files_says_why(scripted: World) -> None:
+    from tailorbird.running.opening import choose
+
+    write_today(scripted)
+    scripted.write("[majority, zero_shot, {label: today, answers: today.csv}]")
+    folder = scripted.run().folder
+    for label, why in (("majority", "it is a reference"), ("today", "it was brought along")):
+        with pytest.raises(SpecError, match=f"{label} cannot be opened: {why}"):
+            choose(f"{folder}:{label}")
+
+
 def test_a_missing_answer_is_named_before_anything_is_computed(scripted: World) -> None:
     write_today(scripted, drop=60)
     scripted.write(ALL)

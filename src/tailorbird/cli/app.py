@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="tailorbird",
     help="Customize a language model on your own data: several techniques tried, measured alike, one recommended.",
-    epilog="Begin with: tailorbird demo   or: tailorbird init YOUR_DATA.csv",
+    epilog="Begin with: tailorbird demo   or: tailorbird init YOUR_DATA.csv\n\n"
+    "Exit codes: 0 done, 2 input or spec, 3 numbers that are not finite, 4 files that are not what was measured, "
+    "5 stopped and can go on, 6 memory, disk, lock or base, 7 refused for safety, 8 requirements not met, 1 a bug.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -207,6 +207,8 @@ def show(
     comparison = comparison_of(folder)
     if stable and not json_:
         raise SpecError("--stable is about --json", remedy="tailorbird show RUN --json --stable")
+    if json_ and markdown:
+        raise SpecError("--json and --markdown are two outputs", remedy="give one of them")
     if json_:
         import json
 

@@ -87,7 +87,7 @@ def apply_(
     notes += [f"{done.resumed:,} of them were there already"] if done.resumed else []
     notes += [f"{done.abstained:,} below the threshold"] if threshold is not None else []
     notes += [f"{done.problems:,} could not be answered (column `problem`)"] if done.problems else []
-    say(f"{', '.join(notes)}; {fresh / max(seconds, 1e-9):.0f} rows/s")
+    say(f"{', '.join(notes)}; {fresh / max(seconds, 1e-9):.3g} rows/s")
     print(out)
 
 

@@ -18,6 +18,11 @@ from tailorbird.spec import did_you_mean
 if TYPE_CHECKING:
     from tailorbird.answerers.local import LocalAnswerer
 
+NO_FILES = {
+    "reference": "it is a reference, fitted to be measured against; it leaves no files (the report has its settings)",
+    "imported": "it was brought along, not made here",
+}
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -136,7 +141,7 @@ def choose(run: str | Path) -> Chosen:
         raise SpecError(f"no contestant is called {label!r}; {did_you_mean(label, usable)}", where=str(folder.path))
     if label not in usable:
         row = rows[label]
-        why = row["note"] or f"it is {row['kind']}, not a customization made here"
+        why = row["note"] if row["state"] != "done" else NO_FILES.get(row["kind"], "it has no files")
         raise SpecError(
             f"{label} cannot be opened: {why}", where=str(folder.path), remedy=f"one of: {', '.join(usable)}"
         )
