@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird import store
+from tailorbird.data.sizes import CARVED, default_size
 from tailorbird.errors import SpecError
+from tailorbird.measure.detectable import rows_for_margin
 
 if TYPE_CHECKING:
     from tailorbird.data import Dataset
     from tailorbird.tasks import Task
 
 DEFAULT_BASE = "smollm2-135m"
+MARGIN = 0.02  # what a spec has that says none
 MOST_LABELS = 200
 REPEATED = 5  # answers that repeat this often, on average, are labels
 
@@ -126,21 +129,31 @@ def _text(paths: Sequence[str], base: str, task: Task, dataset: Dataset) -> str:
         "  - prompt_tuning",
         "  - lora    # settings go like this: `- lora: {rank: 8}`",
         "  - sft",
-        "  # What you have today: a file with one answer a row (`tailorbird check THIS_FILE --rows rows.jsonl` writes",
-        "  # the inputs that need one), or a program that reads and writes JSON lines:",
+        "  # What you have today: a CSV or JSONL file with an answer for each Validation and Test row (columns `id` or",
+        "  # the text, and `answer`; `tailorbird check THIS_FILE --rows rows.jsonl` writes these rows), or a program",
+        "  # that reads and writes JSON lines:",
         "  # - {label: today, answers: production.csv}",
         "  # - {label: rules, command: python classify.py}",
         "",
         "requirements:",
-        "  margin: 0.02    # a cheaper contestant is as good when it is shown to be within this of the best",
+        f"  margin: {MARGIN:g}    # a cheaper contestant is as good when it is shown to be within this of the best",
         "  # also: min_score, latency_ms, max_forgetting, max_deployed_mb",
         "",
         "# limits: {minutes: 30, memory_gb: 12}    # what a run may use",
-        "# split: {train: 240, tuning: 40, validation: 300, test: 300}    # by the number of rows when left out",
+        *_split(facts.accepted),
         "seed: 0",
         "",
     ]
     return "\n".join(lines)
+
+
+def _split(rows: int) -> list[str]:
+    """What is taken when `split` is left out, and what it would need to tell contestants apart."""
+    sizes = {name: default_size(name, rows) for name in reversed(CARVED)}
+    line = f"# split: {{{', '.join(f'{n}: {size}' for n, size in sizes.items())}}}"
+    needed = rows_for_margin(MARGIN) or 0
+    more = f"# {needed} Validation rows are the least with which a cheaper one can be shown to be within the margin"
+    return [f"{line}    # taken when left out; Train is the rest", *([more] if sizes["validation"] < needed else [])]
 
 
 def _yaml(text: str) -> str:
