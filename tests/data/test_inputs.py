@@ -77,7 +77,7 @@ def test_an_unclear_file_is_refused(tmp_path: Path) -> None:
         rows_of(tmp_path, "a.csv", "foo,bar\n1,2\n")
     assert str(error.value) == (
         "a.csv: cannot tell which column is the input; the columns are foo, bar (D16)\n"
-        "  → say it: columns: {prompt: COLUMN}"
+        "  → say it: `--column prompt=COLUMN` with apply, `columns: {prompt: COLUMN}` under `data` in a spec"
     )
 
 
