@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Threads of libgomp, which torch brings on Linux, spin for milliseconds while they wait for one another. Beside
-    # another busy program a training step took 47 s instead of 1.4 s (benchmarks/bench_busy.py). Set here, because it
-    # is read when torch is loaded.
+    # another busy program a training step took 34 s instead of 1.3 s; so it takes 4 s (benchmarks/bench_busy.py). Set
+    # here, because it is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
