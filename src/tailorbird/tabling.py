@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import spec as specs
 from tailorbird import store
-from tailorbird.artifacts.manifest import read_manifest
+from tailorbird.artifacts.layout import PROMPT
+from tailorbird.artifacts.manifest import ADDED, read_manifest
 from tailorbird.artifacts.table import PromptTable, Version, begin
 from tailorbird.bases.headers import folder_headers
 from tailorbird.errors import SpecError
@@ -49,7 +50,7 @@ def _add(table: Path, chosen: Chosen, task: str) -> Added:
 
 def _made_at(chosen: Chosen) -> str | None:
     """When the choice of its run was sealed; of a task of another table what that says."""
-    comparison, added = chosen.place / "comparison.json", chosen.folder / "added.json"
+    comparison, added = chosen.place / "comparison.json", chosen.folder / ADDED
     if comparison.is_file():
         sealed = (store.read_json(comparison).get("recommendation") or {}).get("sealed_at")
         return str(sealed) if sealed else None
@@ -84,7 +85,7 @@ def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] 
 def _document(table: PromptTable, version: Version, data: Path, after: str) -> JSON:
     if not data.exists():
         raise SpecError("no such file or folder", where=str(data))
-    prompt = store.read_json(version.folder / "prompt.json")
+    prompt = store.read_json(version.folder / PROMPT)
     decode, manifest = prompt["decode"], version.manifest
     task: JSON = {"kind": decode["kind"], "instruction": prompt["instruction"]}
     task |= {"labels": decode["labels"]} if decode["labels"] else {"max_new_tokens": decode["max_new_tokens"]}

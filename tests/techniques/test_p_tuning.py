@@ -17,9 +17,9 @@ from tailorbird.bases.model import load_model
 from tailorbird.engine.batches import Encoded, RowSource
 from tailorbird.engine.model import Model
 from tailorbird.techniques.p_tuning import PTuning, PTuningSettings, encoded
-from tailorbird.testing import make_tiny_base, tiny_rows, training_context
-from tailorbird.testing.tiny import Shape
+from tailorbird.testing import tiny_rows, training_context
 
+from .conftest import SHAPES
 from .making import make
 
 SMALL = {"total_virtual_tokens": 4, "encoder_hidden_size": 12}
@@ -29,12 +29,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "dropped": {"encoder": "lstm", "encoder_layers": 3, "encoder_dropout": 0.4},
 }
 ROWS = [Encoded(tuple(range(5, 9 + n)), (False,) * (3 + n) + (True,)) for n in range(8)]
-SHAPES: tuple[Shape, ...] = ("llama", "gpt2", "qwen")
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {shape: make_tiny_base(tmp_path_factory.mktemp(shape), shape) for shape in SHAPES}
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,9 @@ from tailorbird.engine.segments import pack
 from tailorbird.errors import ArtifactError, SpecError
 from tailorbird.techniques.prefix_tuning import PrefixTuning, PrefixTuningSettings
 from tailorbird.testing import make_tiny_base, tiny_rows, training_context
-from tailorbird.testing.tiny import Shape
 
+from .conftest import SHAPES
 from .making import job, make
-
-SHAPES: tuple[Shape, ...] = ("llama", "gpt2", "qwen")  # Llama and Qwen with two keys for four queries
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {shape: make_tiny_base(tmp_path_factory.mktemp(shape), shape) for shape in SHAPES}
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,6 @@ class PromptTable:
 
 def begin(path: Path, manifest: Manifest, base_folder: Path) -> PromptTable:
     """The table at `path`; a new, empty one for this customization's base where there is none."""
-
     if not PromptTable.is_at(path) and _is_something_else(path):
         raise SpecError("exists, and is no prompt table", where=str(path), remedy="name a new folder")
     with _lock(path):

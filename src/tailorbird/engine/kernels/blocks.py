@@ -59,7 +59,7 @@ class Attention(Function):
         below = deeper or any(map(any, needs[:3]))
         of_seen, of_o = linear.backward(layers[3:], [grad], seen, low_o, needs[3:], below)
         if of_seen is None:
-            return (None,) * 18 + tuple(of_o)
+            return (None,) * (6 + 3 * TENSORS) + tuple(of_o)
         of_q, of_k, of_v = rows.backward(of_seen, ctx.plan, rest[count:])
         of_q, of_k = (rotary.rotate(g, cos, -sin) for g, (cos, sin) in zip((of_q, of_k), ctx.turns, strict=True))
         into, of_qkv = linear.backward(layers[:3], [of_q, of_k, of_v], normal, low, needs[:3], deeper)
@@ -99,7 +99,7 @@ class Mlp(Function):
         below = deeper or any(map(any, needs[:2]))
         of_inner, of_down = linear.backward(layers[2:], [grad], inner, low_down, needs[2:], below)
         if of_inner is None:
-            return (None,) * 12 + tuple(of_down)
+            return (None,) * (4 + 2 * TENSORS) + tuple(of_down)
         of_up = active * of_inner
         of_gate = torch.ops.aten.silu_backward(of_inner.mul_(up), gate)
         into, of_both = linear.backward(layers[:2], [of_gate, of_up], normal, low, needs[:2], deeper)
