@@ -181,6 +181,17 @@ def test_check_refuses_what_a_run_would_refuse_at_once(tmp_path: Path) -> None:
     assert tailorbird(tmp_path, "check", "try.yaml", "--rows", "ask.jsonl").returncode == 0
 
 
+def test_what_to_type_next_has_the_overrides_that_were_planned_with(tmp_path: Path) -> None:
+    write_spec(tmp_path)
+    done = tailorbird(tmp_path, "run", "try.yaml", "seed=1", "--dry-run")
+    assert "next: tailorbird run try.yaml seed=1" in done.stderr + done.stdout
+
+
+def test_rows_given_as_a_spec_lead_to_init(tmp_path: Path) -> None:
+    write_spec(tmp_path)
+    assert_refused(tailorbird(tmp_path, "run", "rows.csv"), 2, "not a mapping of fields", "tailorbird init")
+
+
 def test_dry_run_shows_the_plan_and_makes_no_folder(tmp_path: Path) -> None:
     write_spec(tmp_path)
     done = tailorbird(tmp_path, "run", "try.yaml", "seed=3", "--dry-run")
