@@ -117,7 +117,7 @@ def run(side: str, job: dict[str, Any]) -> Result | str:
 
 def call_probe(threads: int) -> dict[str, float]:
     """The probe's GFLOP/s by compute type, in a process of its own as everything else here."""
-    code = f"import json; from tailorbird.engine.probe import probe; print(json.dumps(probe('cpu', {threads})))"
+    code = f"import json; from tailorbird.engine.probe import probe; print(json.dumps(probe('cpu', {threads}).gflops))"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     speeds: dict[str, float] = json.loads(done.stdout)

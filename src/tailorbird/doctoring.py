@@ -29,8 +29,7 @@ class Result:
 
 
 def facts(device: str) -> dict[str, Any]:
-    """The machine's facts and the probe's speeds. The probe is run anew and kept: say `doctor` on a quiet machine when
-    an earlier probe ran while it was busy."""
+    """The machine's facts and the probe's speeds. The probe is run anew."""
     from tailorbird.bases.doctor import doctor_facts
     from tailorbird.bases.machine import machine, torch_device
     from tailorbird.running.machine import probed

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from dataclasses import dataclass
 
 from tailorbird.engine.memory import keep_freed_memory
 
 OUT, IN, ROWS, ROUNDS = 3072, 576, 256, 7
+QUIET = 0.85  # of the processor time that its threads could have had
 
 
 def set_threads(threads: int) -> None:
@@ -28,12 +30,21 @@ def set_threads(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def probe(device: str, threads: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Probe:
+    """`gflops`: GFLOP/s by dtype. `quiet`: whether nothing else wanted the processor, so that they will hold."""
+
+    gflops: dict[str, float]
+    quiet: bool
+
+
+def probe(device: str, threads: int) -> Probe:
     """GFLOP/s of a 3072 x 576 linear layer at 256 rows, by dtype: the median of several short rounds."""
     set_threads(threads)
     import torch
 
     speeds = {}
+    began, used = time.perf_counter(), time.process_time()
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         weight = torch.full((OUT, IN), 0.01, dtype=dtype, device=device)
         x = torch.full((ROWS, IN), 0.01, dtype=dtype, device=device)
@@ -46,4 +57,5 @@ def probe(device: str, threads: int) -> dict[str, float]:
                 torch.cuda.synchronize()
             times.append((time.perf_counter() - start) / 10)
         speeds[name] = 2.0 * OUT * IN * ROWS / statistics.median(times[1:]) / 1e9
-    return speeds
+    share = (time.process_time() - used) / (time.perf_counter() - began) / threads
+    return Probe(speeds, device != "cpu" or share >= QUIET)

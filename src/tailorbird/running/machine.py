@@ -1,4 +1,4 @@
-"""The machine a plan is made for: device, threads, and the probe's speeds, taken once per machine and versions."""
+"""The machine a plan is made for: device, threads, and the probe's speeds, kept once a quiet machine gave them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.spec import Spec
 from tailorbird.types import Machine
 
-PROBE_REVISION = 1
+PROBE_REVISION = 2  # 1 kept what a busy machine gave
 
 
 def machine_for(spec: Spec, *, torch: bool) -> Machine:
@@ -40,12 +40,16 @@ def known_speeds(machine: Machine) -> dict[str, float]:
 
 
 def probed(machine: Machine) -> dict[str, float]:
-    """Runs the probe (a second) and keeps what it found."""
+    """Runs the probe (a second) and keeps what it found, unless something else kept the machine busy: then the next
+    run probes again."""
     from tailorbird.engine.probe import probe
 
-    speeds = probe(machine.device, machine.threads)
-    store.write_json(_path(machine), {"gflops": speeds, "processor": machine.processor, "threads": machine.threads})
-    return speeds
+    found = probe(machine.device, machine.threads)
+    path = _path(machine)
+    if found.quiet:
+        facts = {"gflops": found.gflops, "processor": machine.processor, "threads": machine.threads}
+        store.write_json(path, facts)
+    return found.gflops
 
 
 def _path(machine: Machine) -> Path:
