@@ -256,24 +256,20 @@ def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sca
     return out.view(rows, heads, length, size)
 
 
-def _behind_head(
-    query: Tensor, head: tuple[Tensor, Tensor], key: Tensor, value: Tensor, mask: Tensor, scaling: float
-) -> Tensor:
-    """Attention of rows to a head that they share and to their own keys, without copying the head for each row.
+def _behind_head(query: Tensor, head: tuple[Tensor, Tensor], own: Tensor, own_sum: Tensor, scaling: float) -> Tensor:
+    """Attention of tokens to a head that their rows share and to their own keys, without copying the head for each row.
 
-    query (S, H, Q, D), head (1, G, h, D) twice, key and value (S, G, K, D), mask (Q, K) or (S, 1, Q, K) over the own
-    keys -> (S, H, Q, D). All rows' queries meet the head in one product; the two parts, each normalized by itself, are
-    weighted by their shares of the common denominator. For inference.
+    query (1, H, T, D), head (1, G, h, D) twice; what attention to the own keys alone gave: own (T, H, D) and the log
+    sum exp of its scores (T, H) -> (T, H, D). All queries meet the head in one product; the two parts, each normalized
+    by itself, are weighted by their shares of the common denominator. For inference.
     """
-    rows, groups, size = query.shape[0], key.shape[1], query.shape[3]
-    asked = query.reshape(rows, groups, -1, size)  # (S, G, H/G * Q, D)
-    found = _to_head(asked.transpose(0, 1).reshape(1, groups, -1, size), *head, scaling)
-    back, back_sum = (x.view(groups, rows, asked.shape[2], -1).transpose(0, 1) for x in found)
-    own, own_sum = _to_own(query, key, value, mask, scaling)
-    own, own_sum = own.reshape(asked.shape), own_sum.reshape(*asked.shape[:3], 1)
-    total = torch.logaddexp(back_sum, own_sum)
-    out = back * (back_sum - total).exp() + own * (own_sum - total).exp()
-    return out.to(value.dtype).reshape(query.shape)
+    groups, size = head[0].shape[1], query.shape[3]
+    out, total = _to_head(query.reshape(1, groups, -1, size), *head, scaling)  # (1, G, H/G * T, D) and (1, G, H/G * T)
+    back = out.reshape(-1, query.shape[2], size).transpose(0, 1)  # (T, H, D)
+    back_sum = total.reshape(-1, query.shape[2]).t()
+    together = torch.logaddexp(back_sum, own_sum)
+    shares = ((part - together).exp().unsqueeze(-1) for part in (back_sum, own_sum))
+    return (back * next(shares) + own * next(shares)).to(own.dtype)
 
 
 def _to_head(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
@@ -414,19 +410,19 @@ def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float,
     if s.record is not None:
         s.record.add(layer, rows_key, rows_value)
     if s.cached is not None and s.cached.length >= LONG_HEAD:
-        own = s.mask[..., s.cached.length :]
-        out = _behind_head(rows_query, (head_key, head_value), rows_key, rows_value, own, scale)
+        own = _to_own(rows_query, rows_key, rows_value, s.mask[..., s.cached.length :], scale)
+        out, total = (x.transpose(1, 2).flatten(0, 1).index_select(0, s.scatter) for x in own)
+        tokens = query.shape[2] - s.padding
+        outputs.append(_behind_head(query[:, :, :tokens], (head_key, head_value), out, total, scale))
     else:
         if h or s.prefix is not None or s.cached is not None:
             size = (s.rows, -1, -1, -1)
             rows_key = torch.cat([head_key.expand(size), rows_key], dim=2)
             rows_value = torch.cat([head_value.expand(size), rows_value], dim=2)
         out = _grouped(rows_query, rows_key, rows_value, s.mask, scale)  # (S, H, Q, D)
-    flat = out.transpose(1, 2).reshape(-1, out.shape[1] * out.shape[3])  # (S * Q, H * D)
-    flat = flat.index_select(0, s.scatter).view(-1, out.shape[1], out.shape[3])  # (T - h, H, D)
-    outputs.append(flat)
+        outputs.append(out.transpose(1, 2).flatten(0, 1).index_select(0, s.scatter))  # (T - h, H, D)
     if s.padding:
-        outputs.append(flat.new_zeros(s.padding, *flat.shape[1:]))
+        outputs.append(outputs[-1].new_zeros(s.padding, *outputs[-1].shape[1:]))
     return torch.cat(outputs, dim=0).unsqueeze(0)
 
 
@@ -439,10 +435,9 @@ def _decode(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float,
     asked = query[0].transpose(0, 1).unsqueeze(2)  # (S, H, 1, D)
     if step.cached is not None:
         head = (step.cached.keys[layer], step.cached.values[layer])
-        out = _behind_head(asked, head, keys, values, step.mask, scale)
-    else:
-        out = _grouped(asked, keys, values, step.mask, scale)
-    return out.squeeze(2).unsqueeze(0)
+        out, total = _to_own(asked, keys, values, step.mask, scale)
+        return _behind_head(query, head, out.squeeze(2), total.squeeze(2), scale).unsqueeze(0)
+    return _grouped(asked, keys, values, step.mask, scale).squeeze(2).unsqueeze(0)
 
 
 def _no_mask(*_: object, **__: object) -> None:
