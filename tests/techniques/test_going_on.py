@@ -141,7 +141,7 @@ def test_what_the_parent_holds_stays_as_it_was_while_its_child_learns(
     state = read_state(kept[case] / technique.state_folder)
     assert state is not None
     model = Model(load_model(base))
-    Attachment(model, parts).put()
+    Attachment(model, parts, learns=True).put()
     settings = technique.settings(own, base_facts(base), 8)
     context = replace(training_context(), kept=state.tensors)
     trainable = technique.trainable(model, settings, context)  # type: ignore[attr-defined]

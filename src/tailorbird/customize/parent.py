@@ -105,6 +105,6 @@ def starting_model(job: Job, technique: Technique, parent: Parent | None) -> tup
             for name, parameter in network.named_parameters():
                 parameter.copy_(exact[name])
     model = Model(network, device=compute.device)
-    Attachment(model, parts.without({"weights", *technique.folds})).put()
+    Attachment(model, parts.without({"weights", *technique.folds}), learns=True).put()
     model.network.requires_grad_(False)
     return model, exact

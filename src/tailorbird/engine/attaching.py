@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 
 class Attachment:
-    """The parts of one customization, ready for one model. ArtifactError where a tensor does not fit, by name."""
+    """The parts of one customization, ready for one model. ArtifactError where a tensor does not fit, by name.
 
-    def __init__(self, model: Model, parts: Parts) -> None:
+    A low-rank update is held as it is computed with, in the model's type with the scale in B; `learns`: as it is stored
+    and trained, in fp32.
+    """
+
+    def __init__(self, model: Model, parts: Parts, *, learns: bool = False) -> None:
         self.model, device = model, model.device
         self.soft = None if parts.soft is None else _fitting_soft(model, parts.soft).to(device)
         self.kv = None if parts.kv is None else _fitting_kv(model, parts.kv).to(device)
@@ -32,8 +36,12 @@ class Attachment:
         self.scale = 0.0
         if parts.low_rank is not None:
             _fit_low_rank(model.network, parts)
-            self.scale = parts.low_rank.scale
-            self.update = {name: (a.to(device), b.to(device)) for name, (a, b) in parts.low_rank.tensors.items()}
+            self.scale = scale = parts.low_rank.scale
+            pairs = {name: (a.to(device), b.to(device)) for name, (a, b) in parts.low_rank.tensors.items()}
+            if not learns:
+                pairs = {name: (a.to(model.dtype), (b * scale).to(model.dtype)) for name, (a, b) in pairs.items()}
+                self.scale = 1.0
+            self.update = pairs
         self.values = _fitting_values(model.network, parts)
         self.peft = None if parts.peft is None else _peft_layers(model.network, parts.peft)
         self._undo: list[Callable[[], object]] = []

@@ -39,7 +39,8 @@ class LowRankLinear(nn.Module):
         low = F.linear(self.drop(x), self.lora_A.to(x.dtype))
         # The scale meets B, not the tokens, and the sum is part of the product: two passes over the output less.
         update = (self.lora_B * self.scale).to(x.dtype)
-        return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), update.t()).view_as(out)
+        out.view(-1, out.shape[-1]).addmm_(low.flatten(0, -2), update.t())
+        return out
 
 
 def sizes(layer: nn.Module) -> tuple[int, int]:
