@@ -154,15 +154,14 @@ def test_checkpoints_come_about_once_a_minute_counted_in_steps(facts: Facts) -> 
 
 
 # Seconds of a contestant in all (making, 300 + 300 rows, 23 single requests, 80 retention texts) of the demo, measured
-# on two cores while others worked there too; on a quiet machine about two thirds. That was before labels were searched
-# best first and before our own backward passes, each worth a tenth or more, so estimates may lie lower still.
+# on two cores while others worked there too; on a quiet machine about two thirds.
 MEASURED = {"zero_shot": 25, "few_shot": 40, "prompt_tuning": 104, "lora": 90, "sft": 114}
 
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_estimates_of_the_demo_are_near_what_was_measured_where_matrices_are_fast(name: str) -> None:
     plan = demo_plan({"float32": 286.0, "bfloat16": 1428.0})
-    assert 0.5 * MEASURED[name] < plan.entrant(name).seconds < 1.4 * MEASURED[name]
+    assert 0.6 * MEASURED[name] < plan.entrant(name).seconds < 1.4 * MEASURED[name]
 
 
 def test_estimates_of_training_are_near_what_was_measured_on_a_slower_machine() -> None:

@@ -10,9 +10,9 @@ row of logits (H = 2 x vocabulary x hidden size FLOPs) has LOGIT_SECONDS a word 
     training    epochs x (rows x (token(question behind the head + answer) + logits(answer)) + steps x token(head))
                 with `passes` x the FLOPs: 3 when all weights learn (forward, two gradients), 2.1 for adapters (no
                 weight gradients); and steps x parameters x UPDATE_SECONDS when all learn
-    scoring     rows x (token(question behind the head + needed nodes of the label tree) + logits(these nodes + 1)),
-                and ATTENTION_SECONDS for each token of the examples in the prompt that these look back at; needed are
-                NEEDED of the inner nodes: fewer where training has made the model sure, most where it has not
+    scoring     rows x (token(question behind the head + inner nodes of the label tree) + logits(these nodes + 1)),
+                as if every node were needed, which a search makes fewer by an amount that only the model tells;
+                and ATTENTION_SECONDS for each token of the examples in the prompt that these look back at
     writing     rows x (token(question) + answer x (F + H) / writing speed)      one token at a time, bound by memory
     forgetting  texts x (token + logits)(RETENTION_TOKENS)
     latency     LATENCY_REQUESTS x ALONE x one row
@@ -38,10 +38,6 @@ ATTENTION_SECONDS = 4.5e-11  # per token, token looked back at, layer and hidden
 LOGIT_SECONDS = 2e-9  # per row of logits and word of the vocabulary, on two cores
 UPDATE_SECONDS = 2e-9  # per parameter and step (AdamW in fp32), on two cores
 WRITING, WRITING_FLOPS = 0.13, 25e9  # share of the forward speed; on two cores no faster than 25 GFLOP/s
-NEEDED = {
-    True: 0.55,
-    False: 0.9,
-}  # of the inner nodes of the label tree, trained or not: the demo's sft 0.42, lora 0.69
 TURN_TOKENS = 5  # of the template around an example in the prompt
 ALONE = 3.0  # a row alone, against the same row in a batch
 DISK = 300e6
@@ -115,7 +111,7 @@ def estimate(
     memory_bytes: int,
 ) -> Estimate:
     """What one technique contestant costs on this machine, a training cut so that it stays within `memory_bytes`."""
-    row = answering(facts, dtype, shown_tokens(facts, settings), trained=trained)
+    row = answering(facts, dtype, shown_tokens(facts, settings))
     seconds = OPENING_SECONDS + row * (facts.sizes["validation"] + facts.sizes["test"]) + LATENCY_REQUESTS * ALONE * row
     steps, step_seconds = 0, 0.0
     chosen = Choice(0, False, answering_bytes(facts, dtype, micro_batch_tokens), True)
@@ -159,12 +155,12 @@ def shown_tokens(facts: Facts, settings: dict) -> float:
     return count * (max(1.0, lengths.prompt - lengths.head) + lengths.answer + TURN_TOKENS)
 
 
-def answering(facts: Facts, dtype: str, shown: float = 0.0, *, trained: bool = False) -> float:
+def answering(facts: Facts, dtype: str, shown: float = 0.0) -> float:
     """Seconds for one row among many. `shown`: tokens of examples, computed once and looked back at by every row."""
     lengths, base, forward = facts.lengths, facts.base, Pace.here(facts, dtype)
     behind = max(1.0, lengths.prompt - lengths.head)
     back = shown * base.layers * base.hidden_size * ATTENTION_SECONDS * on_two_cores(facts)
-    if nodes := NEEDED[trained] * lengths.label_nodes:
+    if nodes := lengths.label_nodes:
         return forward.tokens(behind + nodes) + (behind + nodes) * back + forward.logits(nodes + 1)
     writing = forward.flops * WRITING
     if cores := on_two_cores(facts):
