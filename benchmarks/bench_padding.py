@@ -151,7 +151,7 @@ def forward(model: Model) -> Answering:
 
 
 def scored(model: Model) -> Answering:
-    from tailorbird.engine.labels import Trie, score_labels
+    from tailorbird.engine.scoring import Trie, score_labels
 
     trie = Trie.of([[FIRST + symbol, END] for symbol in range(SYMBOLS)])
     cached = model.cache_head([])

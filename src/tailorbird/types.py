@@ -172,7 +172,6 @@ class Answer:
     """What an answerer says to one request.
 
     `scores`: label id to log-probability (nats; calibrated where the customization says so); the label is its argmax.
-    That of a label with less than e^-10 of the best one's probability is an upper bound (`engine/labels.py`).
     `confidence`: softmax of `scores` at `label`, or what an outside system reports; None = not known.
     """
 

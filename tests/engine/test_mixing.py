@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.bases.model import load_model
-from tailorbird.engine import generation, labels, mixing, scoring, segments
-from tailorbird.engine.labels import EVERYTHING, Trie
+from tailorbird.engine import generation, mixing, scoring, segments
 from tailorbird.engine.low_rank import linear_names, sizes
 from tailorbird.engine.mixing import Scored, Share, Written, attach
 from tailorbird.engine.model import Model
 from tailorbird.engine.probe import set_threads
+from tailorbird.engine.scoring import Trie
 from tailorbird.errors import ArtifactError
 from tailorbird.testing.tiny import Shape, make_tiny_base
 
@@ -104,7 +104,7 @@ def shares_of(mixture: mixing.Mixture, rows: list[tuple[str, list[int], bool]]) 
             share: Share = (
                 Written(prompts, limits, cached, owner)
                 if written
-                else Scored(prompts, Trie.of(LABELS[owner]), cached, owner, margin=EVERYTHING)
+                else Scored(prompts, Trie.of(LABELS[owner]), cached, owner)
             )
             found.append((numbers, share))
     return found
@@ -115,7 +115,7 @@ def alone(mixture: mixing.Mixture, owner: str, prompt: list[int], limit: int | N
     cached = mixture.head(owner, HEADS[owner])
     with mixture.alone(owner) as model:
         if limit is None:
-            return labels.score_labels(model, [prompt], Trie.of(LABELS[owner]), cached)[0]
+            return scoring.score_labels(model, [prompt], Trie.of(LABELS[owner]), cached)[0]
         (made,) = generation.generate(model, [prompt], max_new_tokens=limit, end_ids=END, cached=cached)
         return made
 
@@ -139,7 +139,7 @@ def test_a_row_in_any_mixed_batch_answers_as_it_does_alone(
                 limit = share.limits[place] if isinstance(share, Written) else None
                 wanted = alone(mixture, rows[number][0], rows[number][1], limit)
                 if limit is None:
-                    assert torch.allclose(results.scores[place], wanted, rtol=0, atol=1e-4)
+                    assert torch.allclose(results[place], wanted, rtol=0, atol=1e-4)
                 else:
                     assert results[place] == wanted
     finally:
@@ -189,7 +189,7 @@ def test_taken_off_again_nothing_of_the_base_has_changed(model: Model) -> None:
 def test_a_forward_that_does_not_say_whose_its_rows_are_is_refused(model: Model) -> None:
     mixture = attach(model, customizations(model))
     with mixture.attached() as mixed, pytest.raises(RuntimeError, match="must say whose each row is"):
-        labels.score_labels(mixed, [[4]], Trie.of(LABELS["base"]))
+        scoring.score_labels(mixed, [[4]], Trie.of(LABELS["base"]))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 from tailorbird.engine.generation import Generated
-from tailorbird.engine.labels import Trie
 from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.mixing import Scored, Share, Written, answer
 from tailorbird.engine.model import Model
+from tailorbird.engine.scoring import Trie
 from tailorbird.engine.segments import KeyValues
 from tailorbird.types import Answer, Request
 
@@ -28,7 +28,6 @@ MASK_ELEMENTS = 24_000_000  # (row, query, key) places of one scoring batch
 
 Attached = Callable[[], AbstractContextManager[Model]]
 T = TypeVar("T")
-Result = tuple[list[float], int] | Generated
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ class Asked:
 
     @property
     def size(self) -> Size:
-        # The nodes of labels come in forwards of their own.
+        extra = self.written_tokens if self.trie is None else len(self.trie.tokens)
         context = 0 if self.cached is None else self.cached.length
-        return Size((self.owner, id(self.cached), id(self.trie)), len(self.ids), self.written_tokens, context)
+        return Size((self.owner, id(self.cached), id(self.trie)), len(self.ids), extra, context)
 
 
 def ready(member: LocalAnswerer, owner: str | None, request: Request) -> Asked:
@@ -106,23 +105,23 @@ def ready(member: LocalAnswerer, owner: str | None, request: Request) -> Asked:
     return Asked(member, owner, request, prompt, ids, cached, trie)
 
 
-def raw(asked: Sequence[Asked], attached: Attached, batch_tokens: int, end_ids: frozenset[int]) -> list[Result]:
-    """Label scores (nats) and the nodes that they took, or what was written, one for each and in their order."""
+def raw(
+    asked: Sequence[Asked], attached: Attached, batch_tokens: int, end_ids: frozenset[int]
+) -> list[list[float] | Generated]:
+    """Label scores (nats) or what was written, one for each and in their order."""
     shares: dict[Hashable, list[int]] = {}
     for number, one in enumerate(asked):
         shares.setdefault(one.size.share, []).append(number)
     # Rows that are written come last, those of like limits together: a batch decodes as long as its longest row.
     kinds = sorted(shares.values(), key=lambda numbers: asked[numbers[0]].written_tokens)
     order = [number for numbers in kinds for number in numbers]
-    found: dict[int, Result] = {}
+    found: dict[int, list[float] | Generated] = {}
     with attached() as model:
         for batch in cut(order, lambda number: asked[number].size, batch_tokens):
             together = [list(same) for _, same in groupby(batch, key=lambda number: asked[number].size.share)]
-            results = answer(
-                model, [_share([asked[n] for n in numbers]) for numbers in together], end_ids, batch_tokens
-            )
+            results = answer(model, [_share([asked[n] for n in numbers]) for numbers in together], end_ids)
             for numbers, result in zip(together, results, strict=True):
-                rows = result if isinstance(result, list) else zip(result.scores.tolist(), result.tokens, strict=True)
+                rows = result if isinstance(result, list) else result.tolist()
                 found.update(zip(numbers, rows, strict=True))
     return [found[number] for number in range(len(asked))]
 
@@ -130,8 +129,7 @@ def raw(asked: Sequence[Asked], attached: Attached, batch_tokens: int, end_ids: 
 def _share(rows: Sequence[Asked]) -> Share:
     first, prompts = rows[0], [row.ids for row in rows]
     if first.trie is not None:
-        shifts = first.member.shifts(first.request.candidates)
-        return Scored(prompts, first.trie, first.cached, first.owner, shifts, first.member.margin)
+        return Scored(prompts, first.trie, first.cached, first.owner)
     return Written(prompts, [row.request.max_new_tokens for row in rows], first.cached, first.owner)
 
 
@@ -145,4 +143,4 @@ def answered(
         if isinstance(result, Generated):
             yield one.member.written(one.request, result, len(one.prompt))
         else:
-            yield one.member.chosen(one.request, *result, len(one.prompt))
+            yield one.member.chosen(one.request, result, len(one.prompt))

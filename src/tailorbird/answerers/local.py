@@ -21,10 +21,9 @@ from tailorbird.bases.renderer import Renderer
 from tailorbird.engine.attaching import Attachment
 from tailorbird.engine.divergence import Walk, divergences
 from tailorbird.engine.generation import Generated
-from tailorbird.engine.labels import EVERYTHING, MARGIN, Trie
 from tailorbird.engine.memory import give_back_freed_memory
 from tailorbird.engine.model import Model
-from tailorbird.engine.scoring import Marked, log_probabilities, top_logits
+from tailorbird.engine.scoring import Marked, Trie, log_probabilities, top_logits
 from tailorbird.engine.segments import KeyValues
 from tailorbird.errors import ArtifactError, DataError
 from tailorbird.types import Answer, BaseFacts, Message, Request, Role, Stop
@@ -51,7 +50,6 @@ class LocalAnswerer:
     base: BaseFacts
     batch_tokens: int = 4096
     calibrated: bool = True
-    margin: float = MARGIN  # nats behind the best from which on a label's score is only a bound
     deployed_bytes: int = 0
     trainable_parameters: int = 0
     seen: Seen = field(default_factory=Seen)
@@ -133,15 +131,8 @@ class LocalAnswerer:
             self._tries[candidates] = Trie.of([self.renderer.answer(words[c]) for c in candidates])
         return self._tries[candidates]
 
-    def shifts(self, candidates: tuple[str, ...]) -> torch.Tensor:
-        """(kinds, labels) nats under which scores are compared: none, and the calibration, if there is one. Both
-        whichever is in use: measurements tell the one from the other's scores."""
-        bias = self.parts.decode.calibration
-        rows = [[0.0] * len(candidates), *([] if bias is None else [[bias[c] for c in candidates]])]
-        return torch.tensor(rows, dtype=torch.float64)
-
-    def chosen(self, request: Request, raw: Sequence[float], nodes: int, prompt_tokens: int) -> Answer:
-        """The label that the scores of a request's candidates (nats) give, which took `nodes` tokens of labels."""
+    def chosen(self, request: Request, raw: Sequence[float], prompt_tokens: int) -> Answer:
+        """The label that the scores of a request's candidates (nats) give."""
         bias = self.parts.decode.calibration if self.calibrated else None
         scores = {c: s - (bias[c] if bias else 0.0) for c, s in zip(request.candidates, raw, strict=True)}
         if not all(math.isfinite(s) for s in scores.values()):
@@ -150,7 +141,7 @@ class LocalAnswerer:
         top = scores[label]
         confidence = 1.0 / sum(math.exp(s - top) for s in scores.values())
         count = prompt_tokens + self.parts.virtual_tokens
-        self._saw(count, nodes)
+        self._saw(count, len(self.trie(request.candidates).tokens))
         return Answer(
             id=request.id,
             text=self.parts.decode.labels[label],
@@ -227,10 +218,9 @@ class LocalAnswerer:
         requests = [
             Request(f"content-free-{i}", (Message(Role.USER, text),), candidates) for i, text in enumerate(PROBES)
         ]
-        before = self.calibrated, self.margin
-        self.calibrated, self.margin = False, EVERYTHING
+        plain, self.calibrated = self.calibrated, False
         answers = list(self.answer(requests))
-        self.calibrated, self.margin = before
+        self.calibrated = plain
         self.seen = Seen()
         totals = dict.fromkeys(candidates, 0.0)
         for answer in answers:

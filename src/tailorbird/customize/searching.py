@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from tailorbird.customize.job import Job, target
 from tailorbird.customize.parent import read_parent
 from tailorbird.errors import Interrupted
 from tailorbird.techniques.base import Prompted, SearchContext, Technique
-from tailorbird.types import Message, Role, Train
+from tailorbird.types import Message, Role, Row, Train
 
 if TYPE_CHECKING:
     from tailorbird.answerers.local import LocalAnswerer
@@ -52,30 +51,29 @@ def by_search(job: Job, technique: Technique, out: Path) -> dict[str, Any]:
         answerer.calibrated = calibrated
         return answerer
 
-    def judge(candidates: Sequence[Parts]) -> list[float]:
+    kept: dict[str, tuple[list[dict[str, float]], list[Row]]] = {}
+
+    def judge(parts: Parts) -> float:
         nonlocal done
         rows = list(job.tuning) if job.task.kind == "classify" else list(job.tuning)[:JUDGED_WRITING]
-        requests = [job.task.request(row) for row in rows]
-        *_, last = candidates
-        found: list[float] = []
-        if len(candidates) > 1:  # the same prompt's raw scores, shifted: nothing needs to be computed again
-            raw = [dict(answer.scores or {}) for answer in opened(last, calibrated=False).answer(requests)]
-            for parts in candidates:
-                bias = parts.decode.calibration or dict.fromkeys(job.task.labels, 0.0)
-                hits = [max(s, key=lambda c: s[c] - bias[c]) == row.label for s, row in zip(raw, rows, strict=True)]
-                found.append(sum(hits) / len(hits))
-        else:
-            answers = opened(last).answer(requests)
+        key = store.sha256_json(parts.prompt.as_dict())
+        if parts.decode.calibration is None or key not in kept:
+            answers = list(opened(parts).answer([job.task.request(row) for row in rows]))
+            if job.task.kind == "classify" and parts.decode.calibration is None:
+                kept[key] = ([dict(a.scores or {}) for a in answers], rows)
             outcomes = [job.task.outcome(row, answer) for row, answer in zip(rows, answers, strict=True)]
-            found.append(sum(o.score for o in outcomes) / len(outcomes))
-        for parts, score in zip(candidates, found, strict=True):
-            done += 1
-            scores[_named(parts)] = score
-            log.append({"step": done, "tuning_score": score})
-            job.progress(done, done + 1, f"Tuning score {score:.3f}")
+            score = sum(o.score for o in outcomes) / len(outcomes)
+        else:  # the same prompt's raw scores, shifted: nothing needs to be computed again
+            bias = parts.decode.calibration
+            hits = [max(s, key=lambda c: s[c] - bias[c]) == row.label for s, row in zip(*kept[key], strict=True)]
+            score = sum(hits) / len(hits)
+        done += 1
+        scores[_named(parts)] = score
+        log.append({"step": done, "tuning_score": score})
+        job.progress(done, done + 1, f"Tuning score {score:.3f}")
         if job.stop():
             raise Interrupted("stopped between candidates", remedy="the same command begins this search again")
-        return found
+        return score
 
     longest = max(
         (len(renderer.prompt(job.prompt.conversation(r.prompt))) for r in (*job.train, *job.tuning)), default=0

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,10 +23,9 @@ from torch.nn import functional as F
 from tailorbird.artifacts.parts import Parts
 from tailorbird.engine.attaching import Attachment
 from tailorbird.engine.generation import Generated, Prefilled, decode, prefill
-from tailorbird.engine.labels import MARGIN, Chosen, LabelSearch, Trie, read
 from tailorbird.engine.low_rank import replaced
 from tailorbird.engine.model import Model
-from tailorbird.engine.scoring import Marked, read_marked
+from tailorbird.engine.scoring import Marked, Trie, lay_out, read_labels, read_marked
 from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, few_sizes, pack
 from tailorbird.errors import ArtifactError
 
@@ -40,15 +38,13 @@ UNMIXABLE = {
 
 @dataclass
 class Scored:
-    """Prompts (ids behind a head whose keys are `cached`) and the labels to choose from; `shifts` and `margin` as in
-    `LabelSearch`. Gives `Chosen`."""
+    """Prompts (ids behind a head whose keys are `cached`) and the labels to choose from. Gives (rows, labels) scores,
+    nats, float64 on the CPU."""
 
     prompts: Sequence[Sequence[int]]
     trie: Trie
     cached: KeyValues | None = None
     owner: str | None = None
-    shifts: Tensor | None = None
-    margin: float = MARGIN
 
 
 @dataclass
@@ -65,50 +61,30 @@ Share = Scored | Written
 
 
 @torch.no_grad()
-def answer(
-    model: Model, shares: Sequence[Share], end_ids: frozenset[int], most: int = 4096
-) -> list[Chosen | list[Generated]]:
-    """One forward over all prompts, some over promising nodes of the labels' trees, then a decode step a token for what
-    is written. most: tokens of a forward behind the first."""
-    owners = [share.owner for share in shares]
-    searches: dict[int, LabelSearch] = {}
-    fills: dict[int, tuple[Packed, Prefilled]] = {}
-    for number, share in enumerate(shares):
+def answer(model: Model, shares: Sequence[Share], end_ids: frozenset[int]) -> list[Tensor | list[Generated]]:
+    """One forward over all rows of all shares, then a decode step a token for those that are written."""
+    batches: list[Packed] = []
+    nodes: list[tuple[Tensor, Trie]] = []
+    filled: list[Prefilled] = []
+    ends: list[int] = []
+    at = 0
+    for share in shares:
         if isinstance(share, Scored):
-            searches[number] = LabelSearch(
-                share.prompts, share.trie, share.cached, shifts=share.shifts, margin=share.margin, device=model.device
-            )
+            batch, read = lay_out(share.prompts, share.trie, share.cached, model.device)
+            nodes.append((read + at, share.trie))
         else:
-            fills[number] = prefill(share.prompts, share.limits, share.cached, model.device)
-            fills[number][1].owner = share.owner
-    most = max(1, most // max(1, len(searches)))
-
-    def step() -> dict[int, Packed]:
-        asked = {number: search.next(most) for number, search in searches.items()}
-        return {number: batch for number, batch in asked.items() if batch is not None}
-
-    hidden, starts = _forward(model, step() | {number: batch for number, (batch, _) in fills.items()}, owners)
-    ends = [starts[number] + end for number, (batch, _) in fills.items() for end in batch.ends]
+            batch, one = prefill(share.prompts, share.limits, share.cached, model.device)
+            one.owner = share.owner
+            filled.append(one)
+            ends += [at + end for end in batch.ends]
+        batches.append(batch)
+        at += batch.ids.numel()
+    hidden = model.forward(joined(batches, [share.owner for share in shares]))
+    scores = iter(read_labels(model, hidden, nodes) if nodes else [])
     last = hidden[torch.tensor(ends, dtype=torch.long, device=model.device)]
-    read(model, hidden, [(search, starts[number]) for number, search in searches.items()])
-    while batches := step():
-        hidden, starts = _forward(model, batches, owners)
-        read(model, hidden, [(searches[number], start) for number, start in starts.items()])
     del hidden
-    written = iter(decode(model, last, [one for _, one in fills.values()], end_ids) if fills else [])
-    return [
-        searches[number].chosen() if number in searches else [next(written) for _ in share.prompts]
-        for number, share in enumerate(shares)
-    ]
-
-
-def _forward(
-    model: Model, batches: Mapping[int, Packed], owners: Sequence[str | None]
-) -> tuple[Tensor, dict[int, int]]:
-    """Final hidden states of the batches of some shares in one forward, and where each begins in them."""
-    order = sorted(batches)
-    starts = dict(zip(order, accumulate((batches[n].ids.numel() for n in order), initial=0), strict=False))
-    return model.forward(joined([batches[n] for n in order], [owners[n] for n in order])), starts
+    written = iter(decode(model, last, filled, end_ids) if filled else [])
+    return [next(scores) if isinstance(s, Scored) else [next(written) for _ in s.prompts] for s in shares]
 
 
 @torch.no_grad()

@@ -98,7 +98,7 @@ class Model:
     def embed(self, batch: Packed) -> Tensor:
         """(1, T, hidden): token embeddings, the soft prompt before the head unless the head is cached."""
         embedded = self._looked_up(batch.ids)
-        if self.soft is not None and isinstance(batch.segments, Segments) and _begins(batch.segments):
+        if self.soft is not None and isinstance(batch.segments, Segments) and batch.segments.cached is None:
             soft = self.soft if self.soft_encoder is None else self.soft_encoder(batch.soft_keys)
             embedded = torch.cat([soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
@@ -127,7 +127,7 @@ class Model:
         """Final hidden states (T, hidden), or those at `places` (N,) alone, which can be had for less."""
         structure = batch.segments
         if isinstance(structure, Segments):
-            prefix = self.prefix() if _begins(structure) else None
+            prefix = self.prefix() if structure.cached is None else None
             structure = replace(structure, prefix=prefix, wanted=places)
         with self.dropout.over(batch.keys):
             embedded = self.dropout.embedded(self.embed(batch))
@@ -257,8 +257,3 @@ class Model:
                     remedy="models that mix tokens outside attention (state space, convolution, sliding windows) or "
                     "rescale their logits are not supported yet; choose a Llama-, Qwen-, Mistral- or GPT-2-like base",
                 )
-
-
-def _begins(structure: Segments) -> bool:
-    """Whether nothing was computed before: prefix and soft prompt are yet to come."""
-    return structure.cached is None and structure.own is None

@@ -73,12 +73,11 @@ class Segments:
 
     gather: (S, Q) flat positions of each row's tokens (padding repeats the row's first token).
     scatter: (T - h - padding,) where each row token lies in the padded (S * Q) layout.
-    mask: (Q, n + h + Q) or (S, 1, Q, n + h + Q) bool, True = may attend; with `own` its columns stand before the row's.
+    mask: (Q, n + h + Q) or (S, 1, Q, n + h + Q) bool, True = may attend.
     padding: tokens at the end of the flat sequence that are of no row: nothing looks at them, they look at nothing.
     cached: keys and values of prefix and head, computed before (then h tokens are not part of the flat sequence).
     prefix: keys and values that stand before the head; with `cached` they are part of that.
-    own: keys and values of each row, computed before, which stand between the head and the row's tokens.
-    record: filled with the rows' keys and values, `own` and new, for a later forward to build on.
+    record: filled with this forward's keys and values, for a later forward to build on.
     """
 
     head: int
@@ -89,7 +88,6 @@ class Segments:
     cached: KeyValues | None = None
     record: KeyValues | None = None
     prefix: KeyValues | None = None
-    own: KeyValues | None = None
     wanted: Tensor | None = None  # flat positions whose final states are read: the last layer may leave out the others
     plans: dict[Any, Any] = field(default_factory=dict)  # what the kernels made of this structure
 
@@ -404,9 +402,6 @@ def _packed(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float,
     elif s.cached is not None:
         head_key, head_value = s.cached.keys[layer], s.cached.values[layer]
     rows_query, rows_key, rows_value = (_rows_of(x, s.gather) for x in (query, key, value))
-    if s.own is not None:
-        rows_key = torch.cat([s.own.keys[layer], rows_key], dim=2)
-        rows_value = torch.cat([s.own.values[layer], rows_value], dim=2)
     if s.record is not None:
         s.record.add(layer, rows_key, rows_value)
     if s.cached is not None and s.cached.length >= LONG_HEAD:

@@ -11,7 +11,6 @@ row of logits (H = 2 x vocabulary x hidden size FLOPs) has LOGIT_SECONDS a word 
                 with `passes` x the FLOPs: 3 when all weights learn (forward, two gradients), 2.1 for adapters (no
                 weight gradients); and steps x parameters x UPDATE_SECONDS when all learn
     scoring     rows x (token(question behind the head + inner nodes of the label tree) + logits(these nodes + 1)),
-                as if every node were needed, which a search makes fewer by an amount that only the model tells;
                 and ATTENTION_SECONDS for each token of the examples in the prompt that these look back at
     writing     rows x (token(question) + answer x (F + H) / writing speed)      one token at a time, bound by memory
     forgetting  texts x (token + logits)(RETENTION_TOKENS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -201,9 +201,8 @@ class Trained(Technique):
 
 @dataclass
 class SearchContext:
-    """What a prompted technique may use. `judge` gives mean scores on Tuning rows of candidates that differ in their
-    calibration alone, and `content_free` the mean label probabilities of inputs without content, in nats: both work on
-    any answerer."""
+    """What a prompted technique may use. `judge` gives a mean score on Tuning rows for a candidate, and `content_free`
+    the mean label probabilities of inputs without content, in nats: both work on any answerer."""
 
     instruction: str | None
     decode: Decode
@@ -211,26 +210,27 @@ class SearchContext:
     tuning: Tuning
     rng: random.Random
     fits: Callable[[Prompt], bool]
-    judge: Callable[[Sequence[Parts]], list[float]]
+    judge: Callable[[Parts], float]
     content_free: Callable[[Parts], Mapping[str, float]]
     target: Callable[[Row], str]
     note: Callable[[str], None]
 
     def calibrated(self, parts: Parts, mode: str) -> tuple[Parts, float]:
         """`parts` with contextual calibration when `mode` says so ("auto": when it is better on Tuning)."""
-        candidates = [parts]
-        if self.decode.kind == "classify" and mode != "off":
-            decode = replace(parts.decode, calibration=dict(self.content_free(parts)))
-            shifted = replace(parts, decode=decode)
-            candidates = [shifted] if mode == "on" else [parts, shifted]
+        import dataclasses
+
+        plain = self.judge(parts) if len(self.tuning) else 0.0
+        if self.decode.kind != "classify" or mode == "off":
+            return parts, plain
+        decode = dataclasses.replace(parts.decode, calibration=dict(self.content_free(parts)))
+        candidate = dataclasses.replace(parts, decode=decode)
+        if mode == "on":
+            return candidate, self.judge(candidate) if len(self.tuning) else 0.0
         if not len(self.tuning):
-            return candidates[0], 0.0
-        scores = self.judge(candidates)
-        if len(candidates) == 1:
-            return candidates[0], scores[0]
-        plain, score = scores
+            return parts, plain
+        score = self.judge(candidate)
         self.note(f"contextual calibration on Tuning: {plain:.3f} without, {score:.3f} with")
-        return (candidates[1], score) if score > plain else (parts, plain)
+        return (candidate, score) if score > plain else (parts, plain)
 
 
 class Prompted(Technique):
