@@ -69,13 +69,29 @@ def test_a_row_in_any_packed_batch_equals_the_row_alone(
         assert torch.allclose(b, wanted, atol=1e-9)
 
 
-def test_long_rows_take_the_fused_kernel_and_agree(exact: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_rows_take_the_fused_kernel_where_they_learn_and_agree(
+    exact: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [[i % 200 for i in range(n)] for n in (40, 7, 23)]
+    taken: list[int] = []
+    own = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args: Any, **named: Any) -> Any:
+        taken.append(1)
+        return own(*args, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    for each in exact.kernels:
+        each.believed = False
     with torch.no_grad():
-        explicit = exact.forward(pack(rows, head=[1, 2, 3]))
-        monkeypatch.setattr(segments, "EXPLICIT_WEIGHTS", 0)
-        fused = exact.forward(pack(rows, head=[1, 2, 3]))
-    assert torch.allclose(explicit, fused, atol=1e-9)
+        blocks = exact.forward(pack(rows, head=[1, 2, 3]))
+    explicit = exact.forward(pack(rows, head=[1, 2, 3]))
+    assert taken == []
+    monkeypatch.setattr(segments, "EXPLICIT_WEIGHTS", 0)
+    fused = exact.forward(pack(rows, head=[1, 2, 3]))
+    assert len(taken) == 2 * len(exact.layers)  # the head's attention to itself, and the rows'
+    for other in (explicit, fused):
+        assert torch.allclose(blocks, other, atol=1e-9)
 
 
 @given(count=st.integers(1, 100_000))
