@@ -41,3 +41,10 @@ def test_the_prompts_are_sixty_of_several_kinds_and_no_two_alike() -> None:
     assert len(kinds) >= 8
     assert max(kinds.values()) <= 10
     assert len({normalize(prompt.text) for prompt in prompts}) == len({prompt.id for prompt in prompts}) == 60
+
+
+def test_the_fast_prompts_are_two_of_each_kind_among_all() -> None:
+    fast = drift_prompts(fast=True)
+    assert set(fast) < set(drift_prompts())
+    assert set(Counter(prompt.kind for prompt in fast).values()) == {2}
+    assert {prompt.kind for prompt in fast} == {prompt.kind for prompt in drift_prompts()}

@@ -18,10 +18,16 @@ def test_each_trained_contestant_has_its_drift_on_answers_made_once(scripted: Wo
     # the scripted answerer has moved by half of what it gets wrong, at each token
     assert rows["lora"]["drift_kl"]["value"] == pytest.approx(0.5 * 0.05)
     assert rows["sft"]["drift_kl"]["value"] == pytest.approx(0.5 * 0.03)
-    assert rows["sft"]["drift_kl"]["prompts"] == len(drift_prompts())
+    assert rows["sft"]["drift_kl"]["prompts"] == len(drift_prompts(fast=True)) == 20
     assert [label for label, stage in scripted.stages() if stage == "drift"] == [None, "lora", "sft"]
     names = [store.read_json(path)["step"] for path in finished.folder.glob("steps/*/inputs.json")]
     assert (names.count("drift answers"), names.count("drift")) == (1, 2)
+
+
+def test_all_prompts_are_asked_unless_the_texts_are_fast(scripted: World) -> None:
+    scripted.write("[zero_shot, lora]", data="{examples: rows.csv, retention: full}")
+    drifts = {row["label"]: row["forgetting"].get("drift_kl") for row in scripted.run().comparison["rows"]}
+    assert drifts["lora"]["prompts"] == len(drift_prompts()) == 60
 
 
 def test_what_is_measured_already_is_not_measured_again(scripted: World) -> None:

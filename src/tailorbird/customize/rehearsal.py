@@ -12,6 +12,8 @@ from tailorbird.techniques import get
 from tailorbird.techniques.base import Trained
 from tailorbird.types import Replay, Row, Train, Tuning
 
+LONGEST_ROWS = 4  # in its one step: enough to find what fails; the largest batch is tried when the training begins
+
 
 def rehearse(job: Job, work: Path) -> None:
     """One step on the longest rows, exported, reopened, two rows answered: what would fail late fails now.
@@ -25,7 +27,7 @@ def rehearse(job: Job, work: Path) -> None:
     settings = dict(job.settings)
     count = 2
     if isinstance(technique, Trained):
-        count = min(len(longest), int(settings["batch_rows"]))
+        count = min(len(longest), int(settings["batch_rows"]), LONGEST_ROWS)
         settings["epochs"] = 1
     else:
         settings |= {"draws": 1} if "draws" in settings else {}

@@ -17,6 +17,7 @@ from typing import Any
 from tailorbird.measure.bootstrap import bootstrap
 
 ANSWER_TOKENS = 48
+FAST_OF_A_KIND = 2  # prompts: 20 of 60, where `data.retention` is `fast`
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,16 @@ class DriftPrompt:
     text: str
 
 
-def drift_prompts() -> tuple[DriftPrompt, ...]:
-    """The built-in prompts, written for this project."""
+def drift_prompts(*, fast: bool = False) -> tuple[DriftPrompt, ...]:
+    """The built-in prompts, written for this project; `fast` takes the first two of each kind."""
     file = resources.files("tailorbird.measure").joinpath("drift_prompts.jsonl")
-    return tuple(DriftPrompt(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines())
+    prompts = tuple(DriftPrompt(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines())
+    if not fast:
+        return prompts
+    of_kind: dict[str, list[DriftPrompt]] = {}
+    for prompt in prompts:
+        of_kind.setdefault(prompt.kind, []).append(prompt)
+    return tuple(prompt for kind in of_kind.values() for prompt in kind[:FAST_OF_A_KIND])
 
 
 def drift(sums: Sequence[float], positions: Sequence[int]) -> dict[str, Any]:

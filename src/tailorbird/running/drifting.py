@@ -38,7 +38,7 @@ def drift_of(shop: Workshop, work: Work, made: dict[str, Any], get: Callable[[],
 
 def base_answers(shop: Workshop) -> list[tuple[list[int], int]]:
     """(ids, first position looked at) of each prompt with the bare base's greedy answer; made once in a run."""
-    prompts = [prompt.text for prompt in drift_prompts()]
+    prompts = [prompt.text for prompt in drift_prompts(fast=shop.plan.retention == "fast")]
     inputs = {"base": shop.compute_inputs(), "prompts": store.sha256_json(prompts), "tokens": ANSWER_TOKENS}
     step = shop.steps.step("drift answers", inputs, ANSWERS)
     if not step.done:

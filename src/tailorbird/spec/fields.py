@@ -112,7 +112,8 @@ class DataSpec(_Part):
     validation: str | None = Field(None, description="A file of Validation rows of your own; else it is split off.")
     retention: str = Field(
         "full",
-        description="General texts for measuring what was forgotten: `full` or `fast` (built in), or a file of texts.",
+        description="General texts for measuring what was forgotten: `full` or `fast` (built in), or a file of texts. "
+        "`fast` also measures drift on fewer prompts.",
         min_length=1,
     )
     shape: Shape | None = Field(None, description="What a row looks like; detected when left out.")
