@@ -47,11 +47,11 @@ def test_the_walks_are_the_base_s_greedy_answers(bare: LocalAnswerer) -> None:
         with bare.attached() as model:
             for place in range(walk.first, len(walk.ids) - 1):
                 ids = torch.tensor([walk.ids[: place + 1]])
-                from tailorbird.engine import segments
+                from tailorbird.engine import attention
 
                 model.network.set_attn_implementation("sdpa")
                 best = int(model.network(input_ids=ids, use_cache=False).logits[0, -1].argmax())
-                model.network.set_attn_implementation(segments.NAME)
+                model.network.set_attn_implementation(attention.NAME)
                 assert best == walk.ids[place + 1]
     assert all(walk.positions == 6 for walk in walks)
 

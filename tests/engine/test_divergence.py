@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from tailorbird.engine import attention
 from tailorbird.engine import divergence as module
-from tailorbird.engine import segments
 from tailorbird.engine.divergence import Walk, divergence, divergences
 from tailorbird.engine.model import Model
 
@@ -43,7 +43,7 @@ def log_table(model: Model, ids: tuple[int, ...]) -> list[list[float]]:
     model.network.set_attn_implementation("sdpa")
     with torch.no_grad():
         rows = model.network(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].double().tolist()
-    model.network.set_attn_implementation(segments.NAME)
+    model.network.set_attn_implementation(attention.NAME)
     tables = []
     for row in rows:
         normalizer = math.log(sum(math.exp(value) for value in row))

@@ -202,7 +202,7 @@ def test_every_way_of_computing_a_training_takes_the_same_trajectory(
     for name, variant in VARIANTS.items():
         with monkeypatch.context() as patched:
             if "explicit" in variant:
-                patched.setattr("tailorbird.engine.segments.EXPLICIT_WEIGHTS", variant["explicit"])
+                patched.setattr("tailorbird.engine.attention.EXPLICIT_WEIGHTS", variant["explicit"])
             found = trajectory(bench, start, tmp_path / name, dropout=dropout, **variant)
         differences = [a - b for a, b in zip(reference, found, strict=True)]
         assert max(map(abs, differences)) < 1e-9, name

@@ -16,7 +16,7 @@ from tailorbird.customize import Compute, Job, customize
 from tailorbird.engine import rehearse_memory as rehearsing
 from tailorbird.engine.batches import RowSource
 from tailorbird.engine.kernels.layers import Layer
-from tailorbird.engine.memory import out_of_memory
+from tailorbird.engine.memory import RESET, STATUS, keep_freed_memory, out_of_memory
 from tailorbird.engine.train import Trainable
 from tailorbird.errors import ResourceError
 from tailorbird.testing import tiny_rows
@@ -148,11 +148,25 @@ def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path:
     assert kept["said"] == [] and (kept["peak_memory_mb"] is None or kept["peak_memory_mb"] > 0)
 
 
+@pytest.mark.skipif(not RESET.exists(), reason="the high-water mark can be reset on Linux alone")
+def test_the_peak_is_the_training_s_own_without_what_others_freed(job: Job, tmp_path: Path) -> None:
+    def resident() -> float:
+        lines = STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+
+    keep_freed_memory()
+    before = resident()
+    freed = [torch.ones(4 << 20) for _ in range(40)]  # 640 MB in pieces that malloc keeps
+    del freed
+    assert resident() > before + 500
+    assert customize(job, tmp_path / "made")["peak_memory_mb"] < before + 400
+
+
 def test_the_plan_counts_with_the_engine_s_own_thresholds() -> None:
     """The plan imports no torch, so it says them again."""
-    from tailorbird.engine import model, segments
+    from tailorbird.engine import attention, model
     from tailorbird.plan import memory
 
-    assert memory.EXPLICIT_WEIGHTS == segments.EXPLICIT_WEIGHTS
+    assert memory.EXPLICIT_WEIGHTS == attention.EXPLICIT_WEIGHTS
     assert memory.LOGIT_ROWS == model.LOGIT_ROWS
     assert memory.LOGIT_CHUNKS_FROM == 4 * model.LOGIT_ROWS

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.bases.model import load_model
-from tailorbird.engine import generation, mixing, scoring, segments
+from tailorbird.engine import attention, generation, mixing, scoring
 from tailorbird.engine.low_rank import linear_names, sizes
 from tailorbird.engine.mixing import Scored, Share, Written, attach
 from tailorbird.engine.model import Model
@@ -128,8 +128,8 @@ def test_a_row_in_any_mixed_batch_answers_as_it_does_alone(
 ) -> None:
     """Heads copied to every row, held once, and some of each."""
     mixture = attach(model, customizations(model))
-    before = segments.LONG_HEAD
-    segments.LONG_HEAD = long_head
+    before = attention.LONG_HEAD
+    attention.LONG_HEAD = long_head
     try:
         asked = shares_of(mixture, rows)
         with mixture.attached() as mixed:
@@ -143,7 +143,7 @@ def test_a_row_in_any_mixed_batch_answers_as_it_does_alone(
                 else:
                     assert results[place] == wanted
     finally:
-        segments.LONG_HEAD = before
+        attention.LONG_HEAD = before
 
 
 @QUICK

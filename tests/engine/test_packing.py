@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailorbird.engine import segments
+from tailorbird.engine import attention
 from tailorbird.engine.batches import Encoded, RowSource, shared_head
 from tailorbird.engine.model import Model
 from tailorbird.engine.segments import few_sizes, pack
@@ -36,7 +36,7 @@ def alone(
         before = {"past_key_values": DynamicCache(tuple(kv.unsqueeze(2)))}  # keys and values (1, G, n, D) of each layer
     with torch.no_grad():
         logits = network(inputs_embeds=embedded.unsqueeze(0), **before).logits[0, -1]
-    network.set_attn_implementation(segments.NAME)
+    network.set_attn_implementation(attention.NAME)
     return logits
 
 
@@ -87,7 +87,7 @@ def test_long_rows_take_the_fused_kernel_where_they_learn_and_agree(
         blocks = exact.forward(pack(rows, head=[1, 2, 3]))
     explicit = exact.forward(pack(rows, head=[1, 2, 3]))
     assert taken == []
-    monkeypatch.setattr(segments, "EXPLICIT_WEIGHTS", 0)
+    monkeypatch.setattr(attention, "EXPLICIT_WEIGHTS", 0)
     fused = exact.forward(pack(rows, head=[1, 2, 3]))
     assert len(taken) == 2 * len(exact.layers)  # the head's attention to itself, and the rows'
     for other in (explicit, fused):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailorbird.engine import segments
+from tailorbird.engine import attention
 from tailorbird.engine.generation import generate
 from tailorbird.engine.model import Model
 from tailorbird.engine.scoring import Trie, log_probabilities, score_labels
@@ -28,7 +28,7 @@ def flat(model: Model, prompt: list[int], label: tuple[int, ...]) -> float:
     network.set_attn_implementation("sdpa")
     with torch.no_grad():
         logits = network(input_ids=ids, use_cache=False).logits[0].double()
-    network.set_attn_implementation(segments.NAME)
+    network.set_attn_implementation(attention.NAME)
     table = torch.log_softmax(logits, -1)
     return sum(float(table[len(prompt) + i - 1, token]) for i, token in enumerate(label))
 
@@ -54,8 +54,8 @@ def test_a_long_head_is_looked_back_at_without_a_copy_for_each_row(
     head, labels = [3, 1, 4, 1, 5], [(1, 255), (1, 2, 255), (2, 3, 255)]
     prompts = [[5], [9, 2, 6], [5, 3]]
     copied = score_labels(exact, prompts, Trie.of(labels), exact.cache_head(head))
-    monkeypatch.setattr(segments, "LONG_HEAD", 1)
-    monkeypatch.setattr(segments, "BLOCK_WEIGHTS", block)
+    monkeypatch.setattr(attention, "LONG_HEAD", 1)
+    monkeypatch.setattr(attention, "BLOCK_WEIGHTS", block)
     once = score_labels(exact, prompts, Trie.of(labels), exact.cache_head(head))
     assert torch.allclose(copied, once, rtol=0, atol=1e-9)
 
@@ -82,7 +82,7 @@ def test_greedy_answers_equal_those_of_transformers(
     model: Model, monkeypatch: pytest.MonkeyPatch, count: int, long_head: int
 ) -> None:
     """The head's keys copied to each row's cache, or held once for all."""
-    monkeypatch.setattr(segments, "LONG_HEAD", long_head)
+    monkeypatch.setattr(attention, "LONG_HEAD", long_head)
     prompts = [[10, 20, 30, 40], [99], [7, 7, 7, 7, 7, 7]][:count]
     head = [1, 2]
     ours = generate(model, prompts, max_new_tokens=12, end_ids=frozenset({255}), cached=model.cache_head(head))
@@ -101,4 +101,4 @@ def test_greedy_answers_equal_those_of_transformers(
         expected = [token for token in theirs[0, ids.shape[1] :].tolist() if token != 255]
         assert answer.tokens == expected
         assert answer.stop is (Stop.LENGTH if len(expected) == 12 else Stop.END)
-    network.set_attn_implementation(segments.NAME)
+    network.set_attn_implementation(attention.NAME)

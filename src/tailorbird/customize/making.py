@@ -29,6 +29,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
     job.work.mkdir(parents=True, exist_ok=True)
     before = _seconds_before(job.work)
     start = time.perf_counter()
+    give_back_freed_memory()  # else the peak would count what others freed
     with PeakMemory(job.compute.device) as peak:
         try:
             facts = (

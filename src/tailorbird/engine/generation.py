@@ -12,9 +12,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from tailorbird.engine import segments
+from tailorbird.engine import attention
 from tailorbird.engine.model import Model
-from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, pack
+from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, few_sizes, pack
 from tailorbird.types import Stop
 
 
@@ -41,7 +41,7 @@ class Prefilled:
     @property
     def apart(self) -> bool:
         """A long head is held once; a short one is copied to the cache of every row."""
-        return self.cached is not None and self.cached.length >= segments.LONG_HEAD
+        return self.cached is not None and self.cached.length >= attention.LONG_HEAD
 
     @property
     def head(self) -> int:
@@ -96,7 +96,7 @@ def decode(model: Model, hidden: Tensor, filled: Sequence[Prefilled], end_ids: f
             break
         embedded = model.embeddings(next_ids).unsqueeze(0)
         for step in steps:
-            longest = min(segments.few_sizes(int(step.lengths.max()) + 1), step.keys[0].shape[2])
+            longest = min(few_sizes(int(step.lengths.max()) + 1), step.keys[0].shape[2])
             step.mask = (torch.arange(longest, device=model.device) <= step.lengths.unsqueeze(1))[:, None, None, :]
         positions = torch.cat([step.positions for step in steps])
         hidden = model.hidden_states(embedded, positions, _structure(steps, filled))

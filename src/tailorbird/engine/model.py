@@ -14,19 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tailorbird.engine.attention import at_least_float32, register
 from tailorbird.engine.dropout import Dropout
 from tailorbird.engine.kernels.cross_entropy import CrossEntropy
 from tailorbird.engine.kernels.layers import Layer, compare, install, own_forwards
-from tailorbird.engine.segments import (
-    DecodeStep,
-    KeyValues,
-    Packed,
-    Segments,
-    Several,
-    at_least_float32,
-    pack,
-    register,
-)
+from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, pack
 from tailorbird.errors import ResourceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

@@ -32,7 +32,7 @@ from tailorbird.types import BaseFacts
 PROCESS_BYTES = 550_000_000  # Python with torch and transformers loaded
 LOGIT_BYTES = 14  # a logit, its copy in fp32, its log-probability, its gradient
 LOGIT_ROWS, LOGIT_CHUNKS_FROM = 128, 512  # positions at once in long answers: see engine/model.py
-EXPLICIT_WEIGHTS = 4_000_000  # attention weights up to which they are held: see engine/segments.py
+EXPLICIT_WEIGHTS = 4_000_000  # attention weights up to which they are held: see engine/attention.py
 SLACK = 1.05  # what lies free between blocks in use
 LARGEST = 2.5  # standard deviations above the mean: the largest of many steps
 

@@ -103,7 +103,7 @@ def test_a_rotation_and_its_way_back() -> None:
 def test_attention_of_grouped_rows_is_attention_row_by_row(lengths: list[int], head: int, blocked: bool) -> None:
     with pytest.MonkeyPatch.context() as patched:
         if blocked:
-            patched.setattr("tailorbird.engine.segments.EXPLICIT_WEIGHTS", 0)
+            patched.setattr("tailorbird.engine.attention.EXPLICIT_WEIGHTS", 0)
             patched.setattr(rows, "BLOCK", 7)
             patched.setattr(rows, "BLOCK_WEIGHTS", HEADS * 7 * 40)  # some rows at once
         plan = packed_plan(lengths, head)

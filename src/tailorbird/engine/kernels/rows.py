@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailorbird.engine import segments
-from tailorbird.engine.segments import Segments, at_least_float32, few_sizes
+from tailorbird.engine import attention
+from tailorbird.engine.attention import at_least_float32
+from tailorbird.engine.segments import Segments, few_sizes
 
 Turn = tuple[Tensor, Tensor]  # cos and sin, (T, 1, D / 2)
 BLOCK = 128  # queries of a block
@@ -103,7 +104,7 @@ def plan(s: Segments, tokens: int, heads: int, groups: int, size: int, dtype: to
     starts = s.gather[:, 0].tolist()
     lengths = [last - first + 1 for first, last in zip(starts, s.gather[:, -1].tolist(), strict=True)]
     longest = s.gather.shape[1]
-    blocked = s.rows * heads * longest * (s.head + longest) > segments.EXPLICIT_WEIGHTS  # as the memory plan counts
+    blocked = s.rows * heads * longest * (s.head + longest) > attention.EXPLICIT_WEIGHTS  # as the memory plan counts
     parts: list[Group] = []
     outputs = torch.zeros(tokens, heads, dtype=torch.long)
     inputs = torch.zeros(tokens, groups, dtype=torch.long)
