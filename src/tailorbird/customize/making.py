@@ -21,7 +21,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
 
     Returns what the report says of it: seconds, tokens, parameters, peak memory, steps, notes.
     """
-    from tailorbird.engine.memory import PeakMemory, give_back_freed_memory, out_of_memory
+    from tailorbird.engine.memory import PeakMemory, let_go_of_models, out_of_memory
     from tailorbird.engine.probe import set_threads
 
     set_threads(job.compute.threads)
@@ -29,7 +29,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
     job.work.mkdir(parents=True, exist_ok=True)
     before = _seconds_before(job.work)
     start = time.perf_counter()
-    give_back_freed_memory()  # else the peak would count what others freed
+    let_go_of_models()  # of those before: else this peak would count them
     with PeakMemory(job.compute.device) as peak:
         try:
             facts = (
@@ -51,7 +51,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
         "notes": job.notes,
     }
     shutil.rmtree(job.work / "checkpoints", ignore_errors=True)
-    give_back_freed_memory()
+    let_go_of_models()
     return facts
 
 

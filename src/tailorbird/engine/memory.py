@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,13 @@ def give_back_freed_memory() -> None:
     """Return what lies free between the blocks in use: with batches of ever new sizes it grew to gigabytes."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
+
+
+def let_go_of_models() -> None:
+    """Free models that nobody uses any more. Their layers refer to each other in circles, which Python collects only
+    after many thousand new objects: gigabytes of dead weights and moments stood beside the next training."""
+    gc.collect()
+    give_back_freed_memory()
 
 
 def out_of_memory(error: BaseException) -> bool:

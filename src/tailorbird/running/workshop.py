@@ -201,6 +201,11 @@ class Workshop:
             for answerer in held:
                 if hasattr(answerer, "close"):
                     answerer.close()
+            if held:
+                from tailorbird.engine.memory import let_go_of_models
+
+                held.clear()
+                let_go_of_models()
 
     def open(self, work: Work) -> Answerer:
         """What is measured: a customization from its folder, a reference, or what the user brings along."""
