@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import MethodType
@@ -15,9 +16,9 @@ from tailorbird import store, tasks, techniques
 from tailorbird.bases.facts import base_facts
 from tailorbird.customize import Compute, Job, customize
 from tailorbird.engine import rehearse_memory as rehearsing
-from tailorbird.engine.batches import RowSource
+from tailorbird.engine.batches import Encoded, RowSource
 from tailorbird.engine.kernels.layers import Layer
-from tailorbird.engine.memory import out_of_memory
+from tailorbird.engine.memory import RESET, PeakMemory, out_of_memory
 from tailorbird.engine.train import Trainable
 from tailorbird.errors import ResourceError
 from tailorbird.testing import tiny_rows
@@ -35,6 +36,23 @@ def test_the_largest_micro_batch_of_all_steps_is_found() -> None:
 
     found = rehearsing.largest_batch(source, 6)
     assert size(found) == max(size(batch) for step in range(6) for batch in source.next(step))
+
+
+def test_a_shared_head_is_not_what_makes_a_micro_batch_large() -> None:
+    """Twelve rows of 4 own tokens (48, and 48 padded), or three of which one has 18 (26, and 54 padded)."""
+    head = tuple(range(30))
+    rows = [Encoded((*head, *range(100 + n, 104 + n)), (False,) * 33 + (True,), 1.0) for n in range(12)]
+    long = [Encoded((*head, *range(200 + n, 200 + n + size)), (False,) * 33 + (True,) * (size - 3), 1.0)
+            for n, size in ((0, 18), (50, 4), (60, 4))]  # fmt: skip
+    source = RowSource([*rows, *long], batch_rows=15, micro_batch_tokens=48, seed=0)
+    assert source.head == 30
+    source.order = lambda epoch: list(range(15))  # type: ignore[method-assign]
+    assert [len(group) for group in source.groups(0)] == [12, 3]
+    assert len(rehearsing.largest_batch(source, 1).packed.starts) == 12
+    longer = [replace(long[0], ids=(*long[0].ids, *range(300, 312)), supervised=(*long[0].supervised, *[True] * 12))]
+    source = RowSource([*rows, *longer, *long[1:]], batch_rows=15, micro_batch_tokens=48, seed=0)
+    source.order = lambda epoch: list(range(15))  # type: ignore[method-assign]
+    assert len(rehearsing.largest_batch(source, 1).packed.starts) == 3  # 38 tokens, 90 padded
 
 
 def test_what_the_optimizer_will_hold_is_counted_to_the_byte() -> None:
@@ -106,6 +124,58 @@ def test_the_choice_is_kept_and_said_again_when_the_training_goes_on(
     again = customize(replace(cut, notes=[]), tmp_path / "again")
     assert rows == []
     assert (again["micro_batch_tokens"], again["notes"]) == (first["micro_batch_tokens"], first["notes"])
+
+
+def test_a_lower_limit_is_heeded_when_the_training_goes_on(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried(monkeypatch, lambda count, _: 90.0 if count > 2 else 40.0)
+    customize(replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20)), tmp_path / "first")
+    rows = tried(monkeypatch, lambda count, _: 90.0 if count > 2 else 40.0)
+    lower = replace(job, compute=replace(job.compute, memory_bytes=50 * 2**20), notes=[])
+    facts = customize(lower, tmp_path / "second")
+    assert rows and rows[-1] <= 2
+    assert any("takes about 0.1 GB: cut to" in note for note in facts["notes"])
+
+
+@pytest.mark.parametrize("when", ["while it was tried", "while it trained"])
+def test_after_a_kill_for_lack_of_memory_it_goes_on_with_less(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The kernel's count of such kills rose between one start and the next; a kill by hand changes nothing."""
+
+    class Killed(BaseException):
+        pass
+
+    kills = [3]
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: kills[0])
+    if when == "while it was tried":
+        tried(monkeypatch, lambda count, _: Killed())
+    else:
+        tried(monkeypatch, lambda count, _: 90.0)
+        monkeypatch.setattr("tailorbird.customize.training.hand_over", lambda *a, **k: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        customize(job, tmp_path / "made")
+    before = store.read_json(job.work / "memory.json")["micro_batch_tokens"]
+    monkeypatch.undo()
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: kills[0])
+    rows = tried(monkeypatch, lambda count, _: 90.0)
+    by_hand = customize(replace(job, work=shutil.copytree(job.work, tmp_path / "copy"), notes=[]), tmp_path / "by_hand")
+    assert by_hand["micro_batch_tokens"] == before and set(rows) <= {8}
+    kills[0] = 4
+    facts = customize(replace(job, notes=[]), tmp_path / "again")
+    assert facts["micro_batch_tokens"] < before
+    assert any("the kernel stopped a process for it" in note for note in facts["notes"])
+
+
+def test_a_stretch_within_another_does_not_lower_the_outer_peak() -> None:
+    with PeakMemory() as outer:
+        large = torch.ones(64 << 20)  # 256 MB
+        del large
+        with PeakMemory() as inner:
+            pass
+    assert outer.megabytes is not None and inner.megabytes is not None
+    assert outer.megabytes > inner.megabytes + 200 or not RESET.exists()
 
 
 def test_when_the_longest_row_alone_is_too_large_layers_are_computed_again(

@@ -231,6 +231,9 @@ def test_a_gain_beyond_the_noise_is_said_and_one_within_it_too(scripted: World, 
     assert len(noise["values"]) == 3
     assert noise["sd"] == pytest.approx(0.01)  # the seeds add 0, 0.01, 0.02
     assert row["tuning"]["gain"] > 0.2
+    low, high = row["tuning"]["gain_interval"]  # t(2 degrees of freedom) = 4.303
+    assert high - row["tuning"]["gain"] == pytest.approx(4.303 * 0.01 * math.sqrt(1.5), rel=1e-3)
+    assert 0 < low < row["tuning"]["gain"]
     assert row["tuning"]["beyond_noise"] is True
     assert row["note"].startswith("tuning: Tuning loss better by 0.")
 
@@ -337,6 +340,31 @@ def test_the_minutes_of_a_search_are_kept(scripted: World, maker: Maker, minutes
     spent = row["cost"]["tuning_seconds"]
     assert 60 * minutes - 4.0 <= spent <= 1.1 * 60 * minutes
     assert len(row["tuning"]["noise"]["values"]) == 3
+
+
+@pytest.mark.parametrize("ended", ["patience", "failed"])
+def test_a_first_trial_that_ended_early_is_not_the_measure_of_the_others(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """Its 2 s were a tenth of a training: one minute is three whole ones."""
+    make = maker.__call__
+
+    def early(job: Any, out: Path) -> dict[str, Any]:
+        facts = make(job, out)
+        if len(jobs(maker)) != 1 or job.label != "lora":
+            return facts
+        steps = facts["steps"]
+        job.progress(steps // 10, steps, "")
+        if ended == "failed":
+            raise NumericError("loss or gradient was not finite for 5 steps in a row")
+        return {**facts, "steps": steps // 10}
+
+    monkeypatch.setattr("tailorbird.customize.customize", early)
+    scripted.write(
+        "[zero_shot, {lora: {batch_rows: 1}, tune: {minutes: 1.0, over: {learning_rate: [1.0e-3, 4.0e-3]}}}]"
+    )
+    row = row_of(scripted.run().comparison)
+    assert len(row["tuning"]["trials"]) <= 2
 
 
 def test_longer_trainings_take_more_of_the_minutes(

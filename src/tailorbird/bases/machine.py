@@ -151,7 +151,7 @@ def _physical_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that are free now (what the plan compares its estimate with), never more than `memory()`."""
+    """Bytes that are free now (`doctor` shows it; the plan counts with all memory), never more than `memory()`."""
     try:
         import psutil
     except ImportError:

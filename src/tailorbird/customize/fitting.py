@@ -21,55 +21,77 @@ if TYPE_CHECKING:
 def fit_memory(
     job: Job, model: Model, trainable: Trainable, loss: Loss, source: RowSource, steps: int, l2_to_start: float
 ) -> bool:
-    """Sets `source.micro_batch_tokens`, and the model to recompute where it must; returns whether it recomputes."""
-    kept = job.work / "memory.json"
-    if not kept.is_file():
-        store.write_json(kept, _try(job, model, trainable, loss, source, steps, l2_to_start))
-    elif store.read_json(kept)["recompute"]:
-        model.recompute_layers()
-    chosen = store.read_json(kept)
+    """Sets `source.micro_batch_tokens`, and the model to recompute where it must; returns whether it recomputes.
+
+    A choice that is kept holds unless the limit has been lowered below what it takes, or the kernel has since killed
+    a process for memory and this training did not get to its end: then it goes on with less.
+    """
+    from tailorbird.engine.memory import killed_for_memory, out_of_memory
+    from tailorbird.engine.rehearse_memory import largest_batch, rehearse_memory
+
+    limit = job.compute.memory_bytes if job.compute.device == "cpu" else 0  # an accelerator says itself when it is full
+    path, kills = job.work / "memory.json", killed_for_memory()
+    chosen: dict[str, Any] = {"micro_batch_tokens": source.micro_batch_tokens, "recompute": job.compute.recompute}
+    chosen |= {"said": [], "peak_memory_mb": None, "tried": False, "kills": kills}
+    if path.is_file():
+        chosen = store.read_json(path)
     source.micro_batch_tokens = chosen["micro_batch_tokens"]
+    if chosen["recompute"]:
+        model.recompute_layers()
+    held = None
+    if kills is not None and chosen["kills"] is not None and kills > chosen["kills"]:
+        held = "more memory than there was: the kernel stopped a process for it"
+    elif chosen["tried"] and _too_much(chosen["peak_memory_mb"], limit):
+        held = _gigabytes(chosen["peak_memory_mb"])
+    while held or not chosen["tried"]:
+        if held:
+            _take_less(job, model, source, steps, chosen, held, limit)
+        held = None
+        chosen |= {"tried": False, "kills": kills}
+        store.write_json(path, chosen)  # before it is tried: whoever comes after a kill knows what was too much
+        try:
+            peak = rehearse_memory(model, trainable, loss, largest_batch(source, steps), l2_to_start=l2_to_start)
+            chosen |= {"tried": True, "peak_memory_mb": peak}
+            held = _gigabytes(peak) if peak is not None and _too_much(peak, limit) else None
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            held = "more memory than there is"
+    store.write_json(path, chosen)
     for text in chosen["said"]:
         job.say(text)
     return bool(chosen["recompute"])
 
 
-def _try(
-    job: Job, model: Model, trainable: Trainable, loss: Loss, source: RowSource, steps: int, l2_to_start: float
-) -> dict[str, Any]:
-    from tailorbird.engine.memory import out_of_memory
-    from tailorbird.engine.rehearse_memory import largest_batch, rehearse_memory
+def _too_much(megabytes: float | None, limit: int) -> bool:
+    return bool(limit) and megabytes is not None and megabytes * 2**20 > limit
 
-    limit = job.compute.memory_bytes if job.compute.device == "cpu" else 0  # an accelerator says itself when it is full
-    recompute, said = job.compute.recompute, list[str]()
-    if recompute:
-        model.recompute_layers()
+
+def _gigabytes(megabytes: float) -> str:
+    return f"about {megabytes * 2**20 / 1e9:.1f} GB"
+
+
+def _take_less(
+    job: Job, model: Model, source: RowSource, steps: int, chosen: dict[str, Any], held: str, limit: int
+) -> None:
+    """Half the micro-batch, down to the longest row; then layers computed again; then ResourceError."""
+    from tailorbird.engine.rehearse_memory import largest_batch
+
+    packed = largest_batch(source, steps).packed
+    tokens = sum(end - start + 1 for start, end in zip(packed.starts, packed.ends, strict=True))
     longest = max(len(row.ids) for row in source.rows) - source.head
-    while True:
-        batch = largest_batch(source, steps)
-        peak: float | None = None
-        held = "more memory than there is"
-        try:
-            peak = rehearse_memory(model, trainable, loss, batch, l2_to_start=l2_to_start)
-            if peak is None or not limit or peak * 2**20 <= limit:
-                chosen = {"micro_batch_tokens": source.micro_batch_tokens, "recompute": recompute, "said": said}
-                return {**chosen, "peak_memory_mb": peak}
-            held = f"about {peak * 2**20 / 1e9:.1f} GB"
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-        tokens = sum(end - start + 1 for start, end in zip(batch.packed.starts, batch.packed.ends, strict=True))
-        if tokens > longest:
-            source.micro_batch_tokens = max(longest, tokens // 2)
-            said.append(f"a micro-batch of {tokens:,} tokens takes {held}: cut to {source.micro_batch_tokens:,}")
-        elif not recompute:
-            recompute = True
-            model.recompute_layers()
-            said.append(f"the longest row alone takes {held}: activations are computed again in the backward pass")
-        else:
-            allowed = f", and {limit / 1e9:.1f} GB may be used" if limit else ""
-            raise ResourceError(
-                f"training {job.label} takes {held} with the longest row ({longest:,} tokens) alone{allowed}",
-                remedy="raise limits.memory_gb if the machine has more, leave out the longest rows, "
-                "or take a technique that trains less (lora, prompt_tuning) or a smaller base",
-            )
+    if tokens > longest:
+        source.micro_batch_tokens = chosen["micro_batch_tokens"] = max(longest, tokens // 2)
+        said = f"a micro-batch of {tokens:,} tokens takes {held}: cut to {source.micro_batch_tokens:,}"
+    elif not chosen["recompute"]:
+        chosen["recompute"] = True
+        model.recompute_layers()
+        said = f"the longest row alone takes {held}: activations are computed again in the backward pass"
+    else:
+        allowed = f", and {limit / 1e9:.1f} GB may be used" if limit else ""
+        raise ResourceError(
+            f"training {job.label} takes {held} with the longest row ({longest:,} tokens) alone{allowed}",
+            remedy="raise limits.memory_gb if the machine has more, leave out the longest rows, "
+            "or take a technique that trains less (lora, prompt_tuning) or a smaller base",
+        )
+    chosen["said"] = [*chosen["said"], said]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tailorbird.customize.training import by_training
 from tailorbird.errors import ResourceError
 from tailorbird.techniques import get
 from tailorbird.techniques.base import Trained
+
+KEEP_SECONDS = 5.0
 
 
 def customize(job: Job, out: Path) -> dict[str, Any]:
@@ -27,8 +30,8 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
     set_threads(job.compute.threads)
     technique = get(job.technique)
     job.work.mkdir(parents=True, exist_ok=True)
-    before = _seconds_before(job.work)
-    start = time.perf_counter()
+    clock = Clock(job.work / "seconds.json")
+    job = replace(job, progress=clock.beside(job.progress))
     let_go_of_models()  # of those before: else this peak would count them
     with PeakMemory(job.compute.device) as peak:
         try:
@@ -44,17 +47,38 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
                 "micro-batches are then cut smaller (what is finished is kept)",
             ) from error
         finally:
-            store.write_json(job.work / "seconds.json", before + time.perf_counter() - start)
+            clock.keep()
     facts |= {
-        "train_seconds": before + time.perf_counter() - start,
+        "train_seconds": clock.seconds,
         "peak_memory_mb": peak.megabytes,
         "notes": job.notes,
     }
-    shutil.rmtree(job.work / "checkpoints", ignore_errors=True)
     let_go_of_models()
     return facts
 
 
-def _seconds_before(work: Path) -> float:
-    path = work / "seconds.json"
-    return float(store.read_json(path)) if path.is_file() else 0.0
+class Clock:
+    """Seconds of a making in all its sittings. Kept as it goes: what was done before a kill took its time, too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = float(store.read_json(path)) if path.is_file() else 0.0
+        self._start = self._kept = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._start
+
+    def keep(self) -> None:
+        store.write_json(self.path, self.seconds)
+        self._kept = time.perf_counter()
+
+    def beside(self, progress: Callable[[int, int, str], None]) -> Callable[[int, int, str], None]:
+        """`progress`, with the seconds kept now and then."""
+
+        def told(done: int, total: int, note: str) -> None:
+            if time.perf_counter() - self._kept >= KEEP_SECONDS:
+                self.keep()
+            progress(done, total, note)
+
+        return told

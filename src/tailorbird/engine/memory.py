@@ -7,8 +7,10 @@ import gc
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KILLED = Path("/proc/vmstat")
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -52,18 +54,31 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def killed_for_memory() -> int | None:
+    """How many processes the kernel has killed since it started because memory was full; None where nobody counts."""
+    if KILLED.exists():
+        for line in KILLED.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
+
+
 class PeakMemory:
     """`with PeakMemory() as peak: …` then `peak.megabytes`; None where the system does not tell.
 
     Linux resets and reads the kernel's high-water mark. Elsewhere the mark of the whole process so far is read, which
-    can only be too high. On CUDA the device's own peak is added to the host's.
+    can only be too high. On CUDA the device's own peak is added to the host's. There is one mark: a stretch within
+    another tells the outer one what stood there before it resets it.
     """
+
+    _open: ClassVar[list[PeakMemory]] = []
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
         self.megabytes: float | None = None
 
     def __enter__(self) -> PeakMemory:
+        self._read()
         if RESET.exists():
             try:
                 RESET.write_text("5")
@@ -73,16 +88,26 @@ class PeakMemory:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
+        self._open.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.megabytes = _host_peak_mb()
-        if self.device.startswith("cuda") and self.megabytes is not None:
+        self._read()
+        self._open.remove(self)
+
+    def _read(self) -> None:
+        """What the mark says now, for all stretches that are open."""
+        mark = _host_peak_mb()
+        if mark is None:
+            return
+        if self.device.startswith("cuda"):
             import torch
 
-            self.megabytes += torch.cuda.max_memory_allocated() / 2**20
+            mark += torch.cuda.max_memory_allocated() / 2**20
+        for one in self._open:
+            one.megabytes = max(one.megabytes or 0.0, mark)
 
 
 def _host_peak_mb() -> float | None:

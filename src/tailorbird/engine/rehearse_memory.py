@@ -43,6 +43,6 @@ def largest_batch(source: RowSource, steps: int) -> Batch:
     found = (0, 0, 0)  # size, step, place in it
     for step in range(steps):
         for place, group in enumerate(source.groups(step)):
-            lengths = [len(source.rows[number].ids) for number in group]
+            lengths = [len(source.rows[number].ids) - source.head for number in group]  # the head stands once
             found = max(found, (sum(lengths) + len(lengths) * max(lengths), step, place))
     return source.next(found[1])[found[2]]

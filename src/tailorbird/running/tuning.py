@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.errors import Interrupted, NumericError
-from tailorbird.measure.seeds import sample_sd
+from tailorbird.measure.seeds import sample_sd, t_quantile
 from tailorbird.plan import Entrant, Facts
 from tailorbird.plan.estimate import estimate
 from tailorbird.plan.repeating import REPEATS
@@ -28,7 +28,7 @@ from tailorbird.types import JSON, Machine
 if TYPE_CHECKING:
     from tailorbird.customize.tuning import Search, Trial
 
-BEYOND = 2.0  # standard deviations between seeds that a gain must exceed to be told from luck
+LEAST_SHARE = 0.01  # of a first trial that failed at once: its seconds are taken for a hundredth of a training
 
 
 @dataclass
@@ -41,6 +41,11 @@ class Tried:
     @property
     def seconds(self) -> float:
         return float(self.step.result()["seconds"])
+
+    @property
+    def share(self) -> float:
+        """Of its training, how much was done: less than 1 where it ended early, was given up, or failed."""
+        return float(self.step.result()["share"])
 
 
 def tune(shop: Workshop, work: Work) -> dict[int, store.Step]:
@@ -131,6 +136,12 @@ def _run(
 
     entrant, inside = work.entrant, step.folder / "work"
     looks = Looks(inside / "looks.json", entrant.steps)
+    share = 0.0
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal share
+        share = done / total if total else 1.0
+        progress.report(done, total, note)
 
     def judged(at: int, loss: float | None) -> bool:
         looks.add(at, loss)
@@ -138,7 +149,7 @@ def _run(
             raise Pruned
         return False
 
-    job = replace(shop.job(entrant, inside, progress.report, work.seed), judged=judged)
+    job = replace(shop.job(entrant, inside, report, work.seed), judged=judged)
     result: JSON = {"state": "done", "value": None, "facts": None, "note": None}
     try:
         facts = customize(job, step.folder / "customization")
@@ -152,11 +163,12 @@ def _run(
         store.write_text(step.folder / "error.txt", "".join(traceback.format_exception(error)))
         result |= {"state": "failed", "note": " ".join((str(error) or type(error).__name__).split())}
     else:
+        share = min(1.0, facts["steps"] / entrant.steps) if entrant.trained else 1.0
         value = facts.get("tuning_loss" if entrant.trained else "tuning_score")
         result |= {"facts": facts, "value": value}
         if value is None or not math.isfinite(value):
             result |= {"state": "failed", "value": None, "note": "it has no figure on Tuning rows"}
-    return {**result, "looks": [list(look) for look in looks.best()]}
+    return {**result, "looks": [list(look) for look in looks.best()], "share": share}
 
 
 class Looks:
@@ -198,8 +210,8 @@ class Budget:
     """How many trials: as many as asked for, or as fit into the minutes by the time of the first.
 
     The clock is asked once, when the first trial is finished, and what it said stays in that trial's step. From then on
-    the cost of a trial is counted in first trials, by the plan's estimate of both: two of the best settings are kept
-    for repeating them.
+    the cost of a trial is counted in whole first trials, by the plan's estimate of both and the share that was done:
+    two of the best settings are kept for repeating them.
     """
 
     def __init__(self, shop: Workshop, entrant: Entrant) -> None:
@@ -228,18 +240,16 @@ class Budget:
         return self._seconds(self.shop, entrant) / self.first
 
     def _of(self, one: Tried, entrant: Entrant) -> float:
-        """What a finished trial cost: a training that was given up, as far as it went."""
+        """What a trial cost: as far as it went; one that failed before its first look counts as whole."""
         whole = self.cost(with_settings(self.shop, entrant, one.trial.settings))
-        if one.trial.state == "done":
-            return whole
-        return whole * (one.trial.looks[-1][0] if one.trial.looks else 100) / 100
+        return whole * (1.0 if one.trial.state == "failed" and not one.trial.looks else one.share)
 
     def _spent(self, tried: Sequence[Tried], entrant: Entrant) -> float:
         return sum(self._of(one, entrant) for one in tried)
 
     def _all(self, tried: Sequence[Tried]) -> float:
         assert self.minutes is not None
-        return 60 * self.minutes / max(1e-3, tried[0].seconds)
+        return 60 * self.minutes / max(1e-3, tried[0].seconds) * max(LEAST_SHARE, tried[0].share)
 
     @staticmethod
     def _seconds(shop: Workshop, entrant: Entrant) -> float:
@@ -272,26 +282,32 @@ def told(entrant: Entrant, search: Search, tried: Sequence[Tried]) -> JSON:
         "importance": search.importance(_trials(tried)),
         "noise": None,
         "gain": None,
+        "gain_interval": None,
         "beyond_noise": None,
         "said": f"none of {len(tried)} trials finished",
     }
 
 
 def noise(search: Search, tried: Sequence[Tried], best: Trial, repeats: Sequence[Tried]) -> JSON:
-    """How much luck there is in a value, and the gain over the defaults beside it.
+    """How much luck there is in a value, and the gain over the defaults beside it with its 95 % interval.
 
-    The gain is that of the repeats alone: the best of many trials is partly the luckiest of them.
+    The gain is that of the repeats alone: the best of many trials is partly the luckiest of them. It is one value less
+    the mean of n, each with the variance between seeds that k values estimate: Student's t with k - 1 degrees of
+    freedom, error sd * sqrt(1 + 1 / n). Beyond noise: the interval is above 0.
     """
     again = [t.trial.value for t in repeats if t.trial.value is not None]
     values = [best.value, *again] if best.value is not None else again
-    sd, gain = sample_sd(values), None
+    sd, gain, interval = sample_sd(values), None, None
     first = tried[0].trial.value
     if best.number == 0:
         gain = 0.0
     elif first is not None and again:
         gain = (first - sum(again) / len(again)) * (1.0 if search.lower else -1.0)
-    beyond = None if sd is None or gain is None else gain > BEYOND * sd
-    return {"noise": {"values": values, "sd": sd}, "gain": gain, "beyond_noise": beyond}
+    if gain is not None and sd is not None and again and best.number != 0:
+        half = t_quantile(len(values) - 1) * sd * math.sqrt(1 + 1 / len(again))
+        interval = [gain - half, gain + half]
+    beyond = None if gain is None or sd is None else interval is not None and interval[0] > 0.0
+    return {"noise": {"values": values, "sd": sd}, "gain": gain, "gain_interval": interval, "beyond_noise": beyond}
 
 
 def sentence(tuning: JSON, search: Search) -> str:
@@ -300,10 +316,13 @@ def sentence(tuning: JSON, search: Search) -> str:
     if tuning["best"] == 0:
         return f"tuning: none of {count} trials was better than the defaults"
     gain, sd = tuning["gain"], (tuning["noise"] or {}).get("sd")
-    if gain is None or sd is None:
-        return f"tuning: trial {tuning['best'] + 1} of {count} was best; how much of that is luck was not measured"
-    than = f"{'better' if gain > 0 else 'worse'} by {abs(gain):.3f} than with the defaults"
-    figures = f"{what} {than}, {sd:.3f} between seeds"
+    best = f"tuning: trial {tuning['best'] + 1} of {count} was best"
+    if sd is None:
+        return f"{best}; how much of that is luck was not measured"
+    if gain is None:
+        return f"{best}; with the defaults there is no figure to set beside it"
+    low, high = tuning["gain_interval"]
+    figures = f"{what} better by {gain:.3f} ({low:.3f} to {high:.3f}) than with the defaults, {sd:.3f} between seeds"
     if tuning["beyond_noise"]:
         return f"tuning: {figures}, {count} trials"
     return f"tuning found nothing beyond noise in {count} trials: {figures}"
