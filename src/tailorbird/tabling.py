@@ -13,7 +13,7 @@ from tailorbird import spec as specs
 from tailorbird import store
 from tailorbird.artifacts.layout import PROMPT
 from tailorbird.artifacts.manifest import ADDED, read_manifest
-from tailorbird.artifacts.table import PromptTable, Version, begin
+from tailorbird.artifacts.table import PromptTable, Version, begin, refuse_unfit
 from tailorbird.bases.headers import folder_headers
 from tailorbird.errors import SpecError
 from tailorbird.plan import wrong_settings
@@ -44,6 +44,7 @@ def add(table: Path, run: str, task: str | None = None) -> Added:
 def _add(table: Path, chosen: Chosen, task: str) -> Added:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"from": chosen.place.name, "label": chosen.label, "made_at": _made_at(chosen), "added_at": at}
+    refuse_unfit(chosen.folder, task)
     opened = begin(table, read_manifest(chosen.folder), chosen.base_folder)
     return Added(*opened.add(chosen.folder, task, made))
 
@@ -89,7 +90,7 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
     decode, manifest = prompt["decode"], version.manifest
     task: JSON = {"kind": decode["kind"], "instruction": prompt["instruction"]}
     task |= {"labels": decode["labels"]} if decode["labels"] else {"max_new_tokens": decode["max_new_tokens"]}
-    settings = {**manifest.settings_asked, "total_virtual_tokens": version.virtual_tokens}
+    settings = {**manifest.settings_effective, "total_virtual_tokens": version.virtual_tokens}
     on = {"label": version.task, "technique": manifest.technique, "after": after, "settings": settings}
     before = {"label": BEFORE, "adapter": str(version.folder.resolve())}
     base = Path(table.base["folder"])

@@ -63,7 +63,9 @@ def resealed(folder: Path, **changes: Any) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     if (folder / "added.json").is_file():
         added = json.loads((folder / "added.json").read_text())
-        (folder / "added.json").write_text(json.dumps({**added, "identity": read_manifest(folder).identity}))
+        beside = {name: store.sha256_file(folder / name) for name in added["beside"]}
+        added |= {"identity": read_manifest(folder).identity, "beside": beside}
+        (folder / "added.json").write_text(json.dumps(added))
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -176,8 +178,7 @@ def opened(table: Path, base: Path, task: str = "colours") -> Any:
 
 
 def test_a_flipped_byte_in_any_file_of_a_table_is_refused(table: Path, base: Path) -> None:
-    own = {"README.md", "scores.json", ".lock"}
-    files = [p for p in sorted(table.rglob("*")) if p.is_file() and p.name not in own]
+    files = [p for p in sorted(table.rglob("*")) if p.is_file() and p.name != ".lock"]
     assert len(files) >= 8
     for file in files:
         good = file.read_bytes()
@@ -191,6 +192,31 @@ def test_a_flipped_byte_in_any_file_of_a_table_is_refused(table: Path, base: Pat
         assert str(table) in str(refused.value), file
         file.write_bytes(good)
     opened(table, base)
+
+
+def test_its_scores_and_its_card_are_those_that_were_added(base: Path, made: dict[str, Path], tmp_path: Path) -> None:
+    measured = shutil.copytree(made["colours"], tmp_path / "measured")
+    store.write_json(measured / "scores.json", {"test": {"n": 100, "score": 0.32}})
+    (measured / "README.md").write_text("A card.")
+    add(tmp_path / "table", measured, base, "colours")
+    opened(tmp_path / "table", base)
+    folder = tmp_path / "table" / "prompt_table" / "colours"
+    for name, text in (("scores.json", '{"test": {"n": 100, "score": 0.92}}'), ("README.md", "Another card.")):
+        good = (folder / name).read_bytes()
+        (folder / name).write_text(text)
+        with pytest.raises(ArtifactError, match=f"{name}: not as it was added"):
+            opened(tmp_path / "table", base)
+        (folder / name).unlink()
+        with pytest.raises(ArtifactError, match=f"{name}: not as it was added"):
+            opened(tmp_path / "table", base)
+        (folder / name).write_bytes(good)
+    opened(tmp_path / "table", base)
+
+
+def test_a_customization_without_check_rows_is_refused(table: Path, base: Path) -> None:
+    resealed(table / "prompt_table" / "colours", check_rows=[])
+    with pytest.raises(ArtifactError, match="no check rows"):
+        opened(table, base)
 
 
 @pytest.mark.parametrize(

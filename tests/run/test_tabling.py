@@ -14,7 +14,7 @@ from tailorbird import loading, store, tabling
 from tailorbird.answerers.opening import release
 from tailorbird.applying import BOTH, Applied, apply, by_task
 from tailorbird.artifacts.table import PromptTable
-from tailorbird.errors import DataError, Interrupted, SpecError, TailorbirdError
+from tailorbird.errors import ArtifactError, DataError, Interrupted, SpecError, TailorbirdError
 from tailorbird.exporting import export_embeddings
 from tailorbird.running.opening import choose
 from tailorbird.running.serving import serve
@@ -100,6 +100,47 @@ def test_a_table_in_memory_answers_for_many_tasks_and_others_beside_it(folder: P
         table.classify(TEXTS, ["words", "more"])
     with pytest.raises(SpecError, match="'words' is in the table already"):
         loading.load_table(folder / "table", beside={"words": f"{run}:lora"})
+
+
+def test_who_cannot_be_mixed_is_refused_each_time_and_leaves_the_others_as_they_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailorbird.answerers import mixed
+
+    class Mixed(mixed.MixedAnswerer):
+        def __init__(self, members: Any) -> None:
+            if "adapter" in members:
+                raise ArtifactError("cannot be mixed with others: it is whole weights", where="adapter")
+            super().__init__(members)
+
+    monkeypatch.setattr(mixed, "MixedAnswerer", Mixed)
+    table = loading.load_table(folder / "table", beside={"adapter": f"{folder}/runs/try:lora"})
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match="whole weights"):
+            table.classify(TEXTS[:1], "adapter")
+    assert len(table.classify(TEXTS[:2], ["words", "more"])) == 2
+
+
+def test_a_file_of_which_no_row_can_be_asked_says_why_of_each(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,task,text\n1,nobody,plastic\n2,word,cash\n", encoding="utf-8")
+    assert applied(folder, tmp_path / "in.csv", tmp_path / "out.csv") == Applied(2, 2, 0, 0)
+    assert "did you mean `words`" in (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert loading.load_table(folder / "table").classify([], []) == []
+
+
+def test_what_is_refused_begins_no_table(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is more than a prompt"):
+        tabling.add(tmp_path / "table", f"{folder}/runs/try:lora")
+    with pytest.raises(SpecError, match="cannot be a task's name"):
+        tabling.add(tmp_path / "table", f"{folder}/runs/try:words", "../words")
+    assert not (tmp_path / "table").exists()
+
+
+def test_training_on_keeps_the_settings_that_a_search_had_chosen(folder: Path) -> None:
+    version = PromptTable.open(folder / "table").find("words")
+    asked, _ = tabling.continuation(folder / "table", "words", folder / "rows.csv")
+    own = next(c for c in asked.contestants or () if c.label == "words")
+    assert {**version.manifest.settings_effective, "total_virtual_tokens": 3} == own.settings
 
 
 def write_queue(path: Path, count: int, header: str = "id,task,text") -> None:

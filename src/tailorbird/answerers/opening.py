@@ -105,6 +105,8 @@ def compare_check_rows(answerer: LocalAnswerer, manifest: Manifest, here: dict[s
     same = here == manifest.environment
     elsewhere = ELSEWHERE_BF16 if manifest.compute_dtype == "bfloat16" else ELSEWHERE
     tolerance = SAME_MACHINE if same else elsewhere
+    if not manifest.check_rows:
+        raise ArtifactError("its manifest has no check rows", where=str(folder), remedy="make it again")
     for number, row in enumerate(manifest.check_rows):
         ids, values = answerer.top_logits(row.ids, 4 * len(row.top_ids))
         now = dict(zip(ids, values, strict=True))

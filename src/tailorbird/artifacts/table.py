@@ -114,6 +114,14 @@ class PromptTable:
     def verified(self, version: Version) -> Version:
         """Every file of it compared with its hash, and its base with the table's."""
         verify(version.folder, self.base["fingerprint"])
+        kept, there = version.made.get("beside"), _beside(version.folder)
+        if kept != there:
+            changed = sorted(n for n in {*there, *(kept or {})} if (kept or {}).get(n) != there.get(n))
+            raise ArtifactError(
+                f"{', '.join(changed)}: not as it was added",
+                where=str(version.folder),
+                remedy="put back what was there, or remove the task and add it again",
+            )
         return version
 
     def _version(self, folder: Path) -> Version:
@@ -166,11 +174,9 @@ class PromptTable:
         The same one again changes nothing. One that was started from a version of this task is its next version;
         another one of a name that is taken is refused. `made` is kept in added.json.
         """
-        if wrong := _wrong_name(task):
-            raise SpecError(wrong, remedy="name the task with --as")
+        refuse_unfit(source, task)
         manifest = verify(source, self.base["fingerprint"])
         self._fits(manifest, source)
-        _stored_alone(source, manifest)
         with _lock(self.path):
             store.sweep(self.path / TASKS)
             there = [v for v in self.versions() if v.task == task]
@@ -198,7 +204,7 @@ class PromptTable:
                         (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                         store.fault("copy")
                         shutil.copyfile(source / name, temporary / name)
-            store.write_json(temporary / ADDED, dict(added))
+            store.write_json(temporary / ADDED, {**added, "beside": _beside(temporary)})
             verify(temporary, self.base["fingerprint"])
             store.publish_folder(temporary, final)
         finally:
@@ -236,6 +242,19 @@ def _wrong_name(task: str) -> str | None:
     if task.endswith("."):
         return f"{task!r} cannot be a folder's name on Windows"
     return f"{BASE!r} is what rows for the untouched base are called" if task == BASE else None
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    """Hashes of what lies beside the payload, the manifest first of all, which holds the payload's."""
+    names = sorted(BESIDE - {ADDED})
+    return {name: store.sha256_file(folder / name) for name in names if (folder / name).is_file()}
+
+
+def refuse_unfit(source: Path, task: str) -> None:
+    """SpecError or ArtifactError for what no table takes: before one is begun for it."""
+    if wrong := _wrong_name(task):
+        raise SpecError(wrong, remedy="name the task with --as")
+    _stored_alone(source, verify(source))
 
 
 def _digest(manifest: Manifest) -> str:

@@ -30,6 +30,7 @@ class Served:
 
     table: PromptTable
     beside: Mapping[str, Chosen]
+    device_then: str | None = None  # of all, wherever each was made: rows of one batch lie on one device
     _found: dict[str, Chosen] = field(default_factory=dict)
     _members: dict[str, LocalAnswerer] = field(default_factory=dict)
     _mixed: MixedAnswerer | None = None
@@ -48,7 +49,8 @@ class Served:
     def chosen(self, name: str) -> Chosen:
         """SpecError when nobody here has that name."""
         if name not in self._found:
-            self._found[name] = self.beside[name] if name in self.beside else in_table(self.table, name)
+            found = self.beside[name] if name in self.beside else in_table(self.table, name)
+            self._found[name] = replace(found, device_then=self.device_then or found.device_then)
         return self._found[name]
 
     def labels(self, name: str) -> tuple[str, ...]:
@@ -59,10 +61,14 @@ class Served:
 
     def answer(self, requests: Sequence[tuple[str, Request]]) -> Iterator[Answer]:
         """One answer for each (name, request), in their order."""
+        if not requests:
+            return iter(())
         return self._with({name for name, _ in requests}).answer(requests)
 
     def score(self, conversations: Sequence[tuple[str, Conversation]], answers: Sequence[str]) -> list[float]:
         """Sum of log-probabilities of each answer and its end, nats."""
+        if not conversations:
+            return []
         return self._with({name for name, _ in conversations}).score(conversations, answers)
 
     def close(self) -> None:
@@ -73,8 +79,9 @@ class Served:
         from tailorbird.answerers.mixed import MixedAnswerer
 
         if new := sorted(names - self._members.keys()):
-            self._members |= {name: self._open(name) for name in new}
-            self._mixed = MixedAnswerer(self._members)
+            members = self._members | {name: self._open(name) for name in new}
+            self._mixed = MixedAnswerer(members)  # which may refuse: those that are open stay as they are
+            self._members = members
         assert self._mixed is not None
         return self._mixed
 
@@ -96,4 +103,5 @@ def serve(path: Path, beside: Mapping[str, str]) -> Served:
     if taken := next((name for name in beside if name in tasks or name == BASE), None):
         raise SpecError(f"{taken!r} is in the table already", where=str(path), remedy="give it another name")
     base = Path(table.base["folder"])
-    return Served(table, {name: replace(choose(run), base_then=base) for name, run in beside.items()})
+    device = in_table(table, sorted(tasks)[0]).device_then
+    return Served(table, {name: replace(choose(run), base_then=base) for name, run in beside.items()}, device)
