@@ -219,8 +219,11 @@ def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path:
     assert kept["said"] == [] and (kept["peak_memory_mb"] is None or kept["peak_memory_mb"] > 0)
 
 
-def test_what_was_trained_is_let_go_of_when_it_is_on_disk(job: Job, tmp_path: Path) -> None:
+def test_a_large_model_is_let_go_of_when_it_is_on_disk(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without waiting for Python's own collector, which is switched off here."""
+    monkeypatch.setattr("tailorbird.engine.memory.LARGE", 1)
 
     def held() -> int:
         return sum(o.numel() for o in gc.get_objects() if isinstance(o, torch.Tensor))

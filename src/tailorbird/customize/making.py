@@ -32,7 +32,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
     job.work.mkdir(parents=True, exist_ok=True)
     clock = Clock(job.work / "seconds.json")
     job = replace(job, progress=clock.beside(job.progress))
-    let_go_of_models()  # of those before: else this peak would count them
+    let_go_of_models(job.base.parameters)  # of those before: else this peak would count them
     with PeakMemory(job.compute.device) as peak:
         try:
             facts = (
@@ -53,7 +53,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
         "peak_memory_mb": peak.megabytes,
         "notes": job.notes,
     }
-    let_go_of_models()
+    let_go_of_models(job.base.parameters)
     return facts
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KILLED = Path("/proc/vmstat")
+LARGE = 10_000_000  # parameters
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -38,10 +39,12 @@ def give_back_freed_memory() -> None:
         library.malloc_trim(0)
 
 
-def let_go_of_models() -> None:
-    """Free models that nobody uses any more. Their layers refer to each other in circles, which Python collects only
-    after many thousand new objects: gigabytes of dead weights and moments stood beside the next training."""
-    gc.collect()
+def let_go_of_models(parameters: int) -> None:
+    """Free models of about so many parameters that nobody uses any more. Their layers refer to each other in circles,
+    which Python collects only after many thousand new objects: gigabytes of dead weights and moments stood beside the
+    next training. To collect takes a fifth of a second, so small ones wait for Python."""
+    if parameters >= LARGE:
+        gc.collect()
     give_back_freed_memory()
 
 

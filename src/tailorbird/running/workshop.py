@@ -205,7 +205,7 @@ class Workshop:
                 from tailorbird.engine.memory import let_go_of_models
 
                 held.clear()
-                let_go_of_models()
+                let_go_of_models(self.material.base.parameters)
 
     def open(self, work: Work) -> Answerer:
         """What is measured: a customization from its folder, a reference, or what the user brings along."""
