@@ -224,8 +224,7 @@ def _answered(job: _Job, answers: Answers, window: Sequence[InputRow], first: in
     }
     found: dict[int, Answer | str] = {}
     try:
-        if requests:
-            found.update(zip(requests, answers(list(requests.values())), strict=True))
+        found.update(zip(requests, answers(list(requests.values())), strict=True))
     except DataError:
         for n, request in requests.items():
             try:

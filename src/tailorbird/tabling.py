@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird import spec as specs
 from tailorbird import store
 from tailorbird.artifacts.layout import PROMPT
-from tailorbird.artifacts.manifest import ADDED, read_manifest
+from tailorbird.artifacts.manifest import ADDED
 from tailorbird.artifacts.table import PromptTable, Version, begin, refuse_unfit
 from tailorbird.bases.headers import folder_headers
 from tailorbird.errors import SpecError
@@ -44,8 +44,8 @@ def add(table: Path, run: str, task: str | None = None) -> Added:
 def _add(table: Path, chosen: Chosen, task: str) -> Added:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"from": chosen.place.name, "label": chosen.label, "made_at": _made_at(chosen), "added_at": at}
-    refuse_unfit(chosen.folder, task)
-    opened = begin(table, read_manifest(chosen.folder), chosen.base_folder)
+    manifest = refuse_unfit(chosen.folder, task)  # before a table is begun for it
+    opened = begin(table, manifest, chosen.base_folder)
     return Added(*opened.add(chosen.folder, task, made))
 
 

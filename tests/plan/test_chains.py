@@ -99,3 +99,12 @@ def test_layers_of_other_updates_are_refused_in_the_techniques_own_words() -> No
     wrong = {"selective": {"update": "norms", "layers": 2}}
     with pytest.raises(SpecError, match="selective: layers is for update: last_layers, and update is norms"):
         make_plan(make_spec(contestants=["zero_shot", wrong]), make_facts())
+
+
+def test_what_was_trained_in_another_run_is_said_to_have_seen_rows_that_nobody_can_name_here() -> None:
+    def seen(*contestants: Any) -> list[str]:
+        plan = make_plan(make_spec(contestants=["zero_shot", *contestants]), make_facts())
+        return [note for note in plan.notes if "starts from what another run has trained" in note]
+
+    assert [note.split()[0] for note in seen("sft", after("lora", "runs/other:lora"))] == ["lora"]
+    assert seen("sft", after("lora", "sft")) == []

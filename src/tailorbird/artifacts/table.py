@@ -174,8 +174,7 @@ class PromptTable:
         The same one again changes nothing. One that was started from a version of this task is its next version;
         another one of a name that is taken is refused. `made` is kept in added.json.
         """
-        refuse_unfit(source, task)
-        manifest = verify(source, self.base["fingerprint"])
+        manifest = refuse_unfit(source, task, self.base["fingerprint"])
         self._fits(manifest, source)
         with _lock(self.path):
             store.sweep(self.path / TASKS)
@@ -250,11 +249,13 @@ def _beside(folder: Path) -> dict[str, str]:
     return {name: store.sha256_file(folder / name) for name in names if (folder / name).is_file()}
 
 
-def refuse_unfit(source: Path, task: str) -> None:
-    """SpecError or ArtifactError for what no table takes: before one is begun for it."""
+def refuse_unfit(source: Path, task: str, fingerprint: str | None = None) -> Manifest:
+    """The verified manifest. SpecError or ArtifactError for what no table (on that base) takes."""
     if wrong := _wrong_name(task):
         raise SpecError(wrong, remedy="name the task with --as")
-    _stored_alone(source, verify(source))
+    manifest = verify(source, fingerprint)
+    _stored_alone(source, manifest)
+    return manifest
 
 
 def _digest(manifest: Manifest) -> str:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tailorbird.engine.attention import at_least_float32, register
+from tailorbird.engine.attention import register
 from tailorbird.engine.dropout import Dropout
 from tailorbird.engine.kernels.cross_entropy import CrossEntropy
 from tailorbird.engine.kernels.layers import Layer, compare, install, own_forwards
+from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, pack
 from tailorbird.errors import ResourceError
 

@@ -19,7 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tailorbird.engine.attention import at_least_float32
+from tailorbird.engine.precision import at_least_float32
 
 ROWS_AT_ONCE = 16  # of logits in fp32: 16 x 49,152 x 4 bytes = 3 MB, which stay in the cache over the passes
 

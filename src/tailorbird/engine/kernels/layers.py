@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailorbird.engine.attention import at_least_float32
 from tailorbird.engine.kernels import blocks, rows
 from tailorbird.engine.kernels.linear import Linear
 from tailorbird.engine.low_rank import LowRankLinear
+from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.segments import Segments
 
 CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tailorbird.engine.attention import at_least_float32
+from tailorbird.engine.precision import at_least_float32
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.engine import attention
-from tailorbird.engine.attention import at_least_float32
+from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.segments import Segments, few_sizes
 
 Turn = tuple[Tensor, Tensor]  # cos and sin, (T, 1, D / 2)
