@@ -15,7 +15,7 @@ from tailorbird.artifacts.layout import PROMPT
 from tailorbird.artifacts.manifest import ADDED
 from tailorbird.artifacts.table import PromptTable, Version, begin, refuse_unfit
 from tailorbird.bases.headers import folder_headers
-from tailorbird.errors import SpecError
+from tailorbird.errors import SpecError, TailorbirdError
 from tailorbird.plan import wrong_settings
 from tailorbird.running.opening import Chosen, choose
 from tailorbird.types import JSON
@@ -109,22 +109,30 @@ def go_on(table: Path, name: str, finished: Finished, label: str) -> Added:
     return _add(table, choose(f"{finished.folder}:{label}"), name.partition("@")[0])
 
 
-def remove(table: Path, name: str) -> list[Version]:
+def remove(table: Path, name: str) -> list[str]:
     return PromptTable.open(table).remove(name)
 
 
 def listed(table: Path) -> JSON:
-    """What is in a table, every file compared with its hash. `lora_bytes`: of an adapter of rank 16 on all linear
-    layers of the same base, for comparison; None where the base is not at its place."""
+    """What is in a table, every file compared with its hash. `damaged`: name -> why, of what is not as it was added.
+    `lora_bytes`: of an adapter of rank 16 on all linear layers of the same base, for comparison; None where the base is
+    not at its place."""
     opened = PromptTable.open(table)
-    base = Path(opened.base["folder"])
+    base, rows = Path(opened.base["folder"]), []
+    damaged: dict[str, TailorbirdError] = opened.damaged()
+    for version in opened.versions():
+        try:
+            rows.append(_row(opened.verified(version)))
+        except TailorbirdError as error:
+            damaged[version.folder.name] = error
     return {
         "table": str(table),
         "base": opened.base["name"],
         "fingerprint": opened.base["fingerprint"],
         "compute_dtype": opened.compute_dtype,
         "lora_bytes": lora_bytes(base) if (base / "config.json").is_file() else None,
-        "tasks": [_row(opened.verified(version)) for version in opened.versions()],
+        "tasks": rows,
+        "damaged": {name: str(error) for name, error in damaged.items()},
     }
 
 

@@ -120,9 +120,9 @@ def test_one_made_from_a_task_is_its_next_version_and_the_old_one_stays(
     assert opened.find(first.name) == first
     third, _ = add(table, child(second.folder, tmp_path / "third"), base, "colours")
     assert third.number == 3
-    assert [v.name for v in opened.remove(first.name)] == [first.name]
+    assert opened.remove(first.name) == [first.name]
     assert opened.find("colours") == third
-    assert [v.number for v in opened.remove("colours")] == [2, 3]
+    assert opened.remove("colours") == [second.name, third.name]
     assert opened.versions() == []
 
 
@@ -253,11 +253,42 @@ def test_a_missing_file_a_foreign_one_and_a_renamed_task_are_refused(
         (table.parent / name).rename(below / "colours" / name)
     (below / "colours").rename(below / "colors")
     with pytest.raises(ArtifactError, match="is not what was added as 'colours'"):
-        opened(table, base, "others")
+        opened(table, base, "colors")
     (below / "colors").rename(below / "colours")
     (below / "notes.txt").write_text("x")
-    with pytest.raises(ArtifactError, match="does not belong to a prompt table"):
-        opened(table, base)
+    assert "does not belong to a prompt table" in str(PromptTable.open(table).damaged()["notes.txt"])
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "added.json"])
+def test_a_damaged_task_leaves_the_others_and_can_be_taken_out(
+    table: Path, base: Path, made: dict[str, Path], name: str
+) -> None:
+    (table / "prompt_table" / "colours" / name).write_text("{")
+    add(table, made["others"], base, "others")
+    shut = PromptTable.open(table)
+    assert sorted(shut.newest()) == ["others"]
+    opened(table, base, "others")
+    with pytest.raises(ArtifactError, match="is not readable JSON"):
+        add(table, made["colours"], base, "colours")
+    with pytest.raises(SpecError, match="no task is called 'coolers'"):
+        shut.remove("coolers")
+    assert shut.remove("colours") == ["colours"]
+    assert add(table, made["colours"], base, "colours")[1]
+
+
+def test_an_older_version_does_not_answer_for_a_damaged_newer_one(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    first = PromptTable.open(table).find("colours")
+    second, _ = add(table, child(made["colours"], tmp_path / "next"), base, "colours")
+    (second.folder / "manifest.json").unlink()
+    shut = PromptTable.open(table)
+    assert shut.newest() == {}
+    with pytest.raises(ArtifactError, match=r"there is no manifest\.json"):
+        shut.find("colours")
+    assert shut.find(first.name) == first
+    assert shut.remove(second.folder.name) == [second.folder.name]
+    assert shut.find("colours") == first
 
 
 def test_a_table_copied_to_another_base_is_refused(table: Path, tmp_path: Path) -> None:
@@ -286,17 +317,17 @@ import sys
 from pathlib import Path
 from tailorbird.artifacts.manifest import read_manifest
 from tailorbird.artifacts.table import PromptTable, begin
-verb, table, source, base = sys.argv[1:]
+verb, table, source, base, task = sys.argv[1:]
 if verb == "add":
-    begin(Path(table), read_manifest(Path(source)), Path(base)).add(Path(source), "others", {"at": "now"})
+    begin(Path(table), read_manifest(Path(source)), Path(base)).add(Path(source), task, {"at": "now"})
 else:
-    PromptTable.open(table).remove("others")
+    PromptTable.open(table).remove(task)
 """
 
 
-def writing(verb: str, table: Path, source: Path, base: Path, fault: str = "") -> int:
+def writing(verb: str, table: Path, source: Path, base: Path, fault: str = "", task: str = "others") -> int:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TAILORBIRD_FAULT": fault}
-    command = [sys.executable, "-c", WRITER, verb, str(table), str(source), str(base)]
+    command = [sys.executable, "-c", WRITER, verb, str(table), str(source), str(base), task]
     return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
 
 
@@ -332,6 +363,17 @@ def test_killed_while_removing_the_task_is_gone_or_whole(table: Path, base: Path
     assert sorted(PromptTable.open(table).newest()) == ["colours"]
     assert writing("add", table, made["others"], base) == 0
     assert sorted(PromptTable.open(table).newest()) == ["colours", "others"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_killed_while_removing_several_versions_the_task_is_still_its_newest(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    second, _ = add(table, child(made["colours"], tmp_path / "next"), base, "colours")
+    assert writing("remove", table, made["colours"], base, "kill@discard:1", task="colours") == -signal.SIGKILL
+    assert PromptTable.open(table).versions() == [second]
+    assert writing("remove", table, made["colours"], base, task="colours") == 0
+    assert PromptTable.open(table).versions() == []
 
 
 @pytest.mark.parametrize("point", ["copy:2", "write:1", "publish:1"])

@@ -70,3 +70,10 @@ def test_a_tiny_weight_leaves_the_others_loss(exact: Model, base: Path, tmp_path
     without = source(base, tmp_path, {"two": "1", "three": "1"})
     nearly = source(base, tmp_path, {"one": "1e-9", "two": "1", "three": "1"})
     assert gradient(exact, nearly)[0] == pytest.approx(gradient(exact, without)[0], rel=1e-6)
+
+
+def test_the_rows_of_some_steps_are_told_as_often_as_met_whatever_they_weigh(base: Path, tmp_path: Path) -> None:
+    light = source(base, tmp_path, {"one": "0.3", "two": "0.3", "three": "0.3"})
+    assert light.steps_per_epoch == 1
+    met = list(light.met(2))
+    assert sorted(map(id, met)) == sorted(map(id, [*light.rows, *light.rows]))

@@ -138,6 +138,7 @@ class Bench:
     def __init__(self, model: Model, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.folder = model, folder
         self.start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
+        self.said: list[str] = []
 
     def run(
         self, *, stop_after: int | None = None, loss: Any = token_loss, tuning: bool = True, every: int = 2
@@ -164,7 +165,7 @@ class Bench:
             schedule=Schedule(0.01, 9, 0.1, "linear"),
             weight_decay=0.01,
             clip=1.0,
-            checkpoints=Checkpoints(self.folder),
+            checkpoints=Checkpoints(self.folder, self.said.append),
             checkpoint_steps=every,
             progress=lambda done, total, note: None,
             stop=stop,
@@ -203,6 +204,32 @@ def test_a_torn_newest_checkpoint_is_passed_over(model: Model, tmp_path: Path) -
     (torn / "state.json").write_text(json.dumps({"step": 9, "sha256": "sha256:0"}))
     (torn / "state.safetensors").write_bytes(b"torn")  # ... and a newer one that is not
     assert same(other.run().tensors, undisturbed.tensors)
+    assert other.said == ["the checkpoint step-00000009 is damaged: what it held is trained again"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", ["step-00000004/state.json", "step-00000004/state.safetensors", "best-00000003/*"])
+def test_a_flipped_bit_in_a_checkpoint_or_its_best_point_is_said_and_trained_again(
+    model: Model, tmp_path: Path, name: str
+) -> None:
+    """With the best point damaged there would be nothing to hand over, however the rest of the training went."""
+    bench = Bench(model, tmp_path / "whole")
+    undisturbed = bench.run()
+    other = Bench(model, tmp_path / "flipped")
+    other.start = bench.start
+    with pytest.raises(Interrupted):
+        other.run(stop_after=4)
+    (where,) = (tmp_path / "flipped").glob(name.replace("*", "state.safetensors"))
+    flip(where)
+    again = other.run()
+    assert same(again.tensors, undisturbed.tensors)
+    assert again.log == undisturbed.log
+    assert other.said == [f"the checkpoint {where.parent.name} is damaged: what it held is trained again"]
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_said(model: Model, tmp_path: Path) -> None:

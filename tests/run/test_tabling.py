@@ -222,9 +222,10 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     assert command("export", f"{table}:topics", str(tmp_path / "e"), "--prompt-embeds", "--merge")[0] == 2
     tensors = table / "prompt_table" / "topics" / "adapter_model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
-    code, said = command("table", "list", str(table))
-    assert code == 4
-    assert "adapter_model.safetensors is not the file that was measured" in said
+    code, out = command("table", "list", str(table), "--json")
+    assert (code, json.loads(out)["tasks"]) == (4, [])
+    assert "adapter_model.safetensors is not the file that was measured" in json.loads(out)["damaged"]["topics"]
+    assert command("table", "list", str(table))[0] == 4
     assert command("chat", f"{table}:topics")[0] == 4
     assert command("table", "remove", str(table), "words")[0] == 2
     assert command("table", "remove", str(table), "topics")[0] == 0

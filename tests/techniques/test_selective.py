@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tailorbird.artifacts.layout import read_parts
+from tailorbird.bases.facts import base_facts
 from tailorbird.bases.model import load_model
 from tailorbird.engine.model import Model
 from tailorbird.errors import SpecError
@@ -58,6 +59,17 @@ def test_the_last_layers_are_whole_blocks_from_the_end(bases: dict[str, Path]) -
         assert {name.removeprefix(block)[:2] for name in last} == {"1."}
         assert {name.removeprefix(block)[:2] for name in both} == {"0.", "1."}
         assert last < both
+
+
+@pytest.mark.parametrize("update", ["biases", "norms"])
+def test_weight_decay_is_neither_taken_nor_searched_where_only_vectors_learn(
+    bases: dict[str, Path], update: str
+) -> None:
+    with pytest.raises(ValueError, match=f"weight_decay is for matrices, and {update} are vectors"):
+        SelectiveSettings.model_validate({**ONE, "update": update, "weight_decay": 0.1})
+    base = base_facts(bases["gpt2"])
+    assert "weight_decay" not in Selective().search_space(base, 100, {"update": update})
+    assert "weight_decay" in Selective().search_space(base, 100)
 
 
 def test_a_base_without_biases_is_refused_with_the_reason(bases: dict[str, Path]) -> None:

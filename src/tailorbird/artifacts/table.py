@@ -24,7 +24,7 @@ from tailorbird import store
 from tailorbird.artifacts.layout import ADAPTER_CONFIG, PROMPT, tensor_files
 from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, read_manifest, verify
 from tailorbird.artifacts.parts import KINDS
-from tailorbird.errors import ArtifactError, ResourceError, SpecError
+from tailorbird.errors import ArtifactError, ResourceError, SpecError, TailorbirdError
 from tailorbird.spec import checked_name, did_you_mean
 
 SCHEMA = 1
@@ -92,24 +92,42 @@ class PromptTable:
     # What is there
 
     def versions(self) -> list[Version]:
-        """All versions of all tasks, by task and oldest first. ArtifactError names what does not belong there."""
-        below = self.path / TASKS
-        folders = sorted(p for p in below.iterdir() if not p.name.startswith(".")) if below.is_dir() else []
-        return sorted((self._version(folder) for folder in folders), key=lambda v: (v.task, v.number))
+        """All versions of all tasks, by task and oldest first, but those that are `damaged`."""
+        return self._look()[0]
+
+    def damaged(self) -> dict[str, TailorbirdError]:
+        """What lies among the tasks and is no version of one, or one of another base: name -> why."""
+        return self._look()[1]
 
     def newest(self) -> dict[str, Version]:
-        """The newest version of each task."""
-        return {version.task: version for version in self.versions()}
+        """The newest version of each task. One with a damaged version has none: that may have been its newest."""
+        versions, damaged = self._look()
+        unsure = {_task(name) for name in damaged}
+        return {version.task: version for version in versions if version.task not in unsure}
 
     def find(self, name: str) -> Version:
-        """TASK (its newest version) or TASK@HASH. SpecError when there is none."""
-        versions = self.versions()
+        """TASK (its newest version) or TASK@HASH. SpecError when there is none, ArtifactError when it is damaged."""
+        versions, damaged = self._look()
         task, at, digest = name.partition("@")
         same = [v for v in versions if v.task == task and (not at or _digest(v.manifest) == digest)]
+        broken = [error for folder, error in damaged.items() if _task(folder) == task]
+        if broken and not (at and same):
+            raise broken[0]
         if not same:
             known = sorted({v.task for v in versions} | ({v.name for v in versions} if at else set()))
             raise SpecError(f"no task is called {name!r}; {did_you_mean(name, known)}", where=str(self.path))
         return same[-1]
+
+    def _look(self) -> tuple[list[Version], dict[str, TailorbirdError]]:
+        below = self.path / TASKS
+        versions: list[Version] = []
+        damaged: dict[str, TailorbirdError] = {}
+        for folder in sorted(p for p in below.iterdir() if not p.name.startswith(".")) if below.is_dir() else []:
+            try:
+                versions.append(self._version(folder))
+            except TailorbirdError as error:
+                damaged[folder.name] = error
+        return sorted(versions, key=lambda v: (v.task, v.number)), damaged
 
     def verified(self, version: Version) -> Version:
         """Every file of it compared with its hash, and its base with the table's."""
@@ -159,14 +177,23 @@ class PromptTable:
 
     # Adding and removing
 
-    def remove(self, name: str) -> list[Version]:
-        """Takes out TASK with all its versions, or TASK@HASH alone; gives what was there."""
+    def remove(self, name: str) -> list[str]:
+        """Takes out TASK with all its versions, or TASK@HASH alone, damaged or not; gives their names.
+
+        The newest goes last: killed in between, TASK is still what it was.
+        """
         with _lock(self.path):
-            asked = self.find(name)
-            gone = [asked] if "@" in name else [v for v in self.versions() if v.task == asked.task]
-            for version in reversed(gone):
-                store.discard_folder(version.folder)
-            return gone
+            versions, damaged = self._look()
+            whole = [v for v in versions if name in (v.task, v.name)]
+            gone = {
+                n: self.path / TASKS / n for n in damaged if name in (_task(n), n) and _wrong_name(_task(n)) is None
+            }
+            gone |= {version.name: version.folder for version in whole}
+            if not gone:
+                self.find(name)  # which says that there is none, and what there is
+            for folder in gone.values():
+                store.discard_folder(folder)
+            return list(gone)
 
     def add(self, source: Path, task: str, made: Mapping[str, Any]) -> tuple[Version, bool]:
         """Copies a customization folder in; (its version, whether it is new here).
@@ -178,7 +205,10 @@ class PromptTable:
         self._fits(manifest, source)
         with _lock(self.path):
             store.sweep(self.path / TASKS)
-            there = [v for v in self.versions() if v.task == task]
+            versions, damaged = self._look()
+            there = [v for v in versions if v.task == task]
+            if broken := [error for name, error in damaged.items() if _task(name) == task]:
+                raise broken[0]
             for version in there:
                 if version.manifest.identity == manifest.identity:
                     return version, False
@@ -256,6 +286,10 @@ def refuse_unfit(source: Path, task: str, fingerprint: str | None = None) -> Man
     manifest = verify(source, fingerprint)
     _stored_alone(source, manifest)
     return manifest
+
+
+def _task(folder: str) -> str:
+    return folder.partition("@")[0]
 
 
 def _digest(manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tailorbird.cli.app import Debug, app, command, console, say
+from tailorbird.errors import ArtifactError
 
 table = typer.Typer(
     help="The prompt table: many soft prompts on one base, in one folder.", no_args_is_help=True, rich_markup_mode=None
@@ -25,7 +26,8 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="The same for programs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """What is in a table: sizes, scores, versions. Every file is compared with its hash."""
+    """What is in a table: sizes, scores, versions. Every file is compared with its hash; exit code 4 for what is not as
+    it was added."""
     from tailorbird.tabling import listed
 
     found = listed(folder)
@@ -33,7 +35,15 @@ def list_(
         import json
 
         print(json.dumps(found, ensure_ascii=False, indent=2))
-        return
+    else:
+        _print(found)
+    for name, why in found["damaged"].items():
+        say(f"{name} is damaged: {why}")
+    if found["damaged"]:
+        raise typer.Exit(ArtifactError.exit_code)
+
+
+def _print(found: dict[str, Any]) -> None:
     from tailorbird.reporting.table_list import rows
 
     screen = console()
@@ -89,8 +99,8 @@ def remove(folder: TableName, name: TaskName, debug: Debug = False) -> None:
     """Take a task out, with all its versions; TASK@HASH takes out that version alone."""
     from tailorbird import tabling
 
-    for version in tabling.remove(folder, name):
-        print(version.name)
+    for gone in tabling.remove(folder, name):
+        print(gone)
 
 
 def _say_added(added: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tailorbird.artifacts.training_state import TrainingState, fitting_moments
 from tailorbird.customize.fitting import fit_memory
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
-from tailorbird.customize.parent import read_parent, starting_model
+from tailorbird.customize.parent import Parent, read_parent, starting_model
 from tailorbird.errors import DataError
 from tailorbird.techniques.base import Trained, TrainingContext
 from tailorbird.types import Message, Role, Row
@@ -64,11 +65,10 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     settings: Any = technique.Settings.model_validate(job.settings)
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
-    parent = read_parent(job, technique)
-    before = (parent.state if parent is not None else None) or TrainingState(0, {}, {})
 
-    def begin() -> tuple[Model, Trainable]:
+    def begin(parent: Parent | None) -> tuple[Model, Trainable]:
         """The model with what is trained, as training begins."""
+        before = _before(parent)
         model, exact = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
         context = TrainingContext(generator, renderer.plain, job.task_text, before.tensors)
@@ -77,7 +77,11 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         trainable.moments = fitting_moments(before, trainable.parameters, f"{job.parent}/{technique.state_folder}")
         return model, trainable
 
-    model, trainable = begin()
+    parent = read_parent(job, technique)
+    epochs = _before(parent).epochs
+    model, trainable = begin(parent)
+    if parent is not None:
+        parent = replace(parent, state=None)  # the optimizer takes the moments over: of sft they are a gigabyte
     model.drop_out(settings.dropout)
     soft, pairs = model.virtual_tokens, model.pairs
 
@@ -101,7 +105,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         job.replay,
         dropout=settings.dropout > 0,
         label_smoothing=settings.label_smoothing,
-        first_epoch=before.epochs,
+        first_epoch=epochs,
     )
     tuning = source(job.tuning) if len(job.tuning) else None
     schedule = Schedule(
@@ -122,7 +126,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         schedule=schedule,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
-        checkpoints=Checkpoints(job.work / "checkpoints"),
+        checkpoints=Checkpoints(job.work / "checkpoints", job.say),
         checkpoint_steps=compute.checkpoint_steps,
         progress=job.progress,
         stop=job.stop,
@@ -130,7 +134,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         l2_to_start=settings.l2_to_start,
         patience=settings.patience,
         keep_moments=settings.keep_optimizer,
-        restart=lambda: begin()[1].start(),
+        restart=lambda: begin(read_parent(job, technique))[1].start(),
     )
     store.write_jsonl(job.work / "log.jsonl", best.log)
     if best.skipped:
@@ -150,13 +154,13 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     model.soft_encoder = None  # from here on the table answers
     model.soft, model.kv = (None if each is None else each.to(model.device) for each in (parts.soft, parts.kv))
     kept = technique.kept(best.tensors)
-    state = TrainingState(before.epochs + best.step // rows.steps_per_epoch, best.moments, kept)
+    state = TrainingState(epochs + best.step // rows.steps_per_epoch, best.moments, kept)
     facts = {
         "steps": best.steps,
         "best_step": best.step,
         "tuning_loss": best.tuning_loss,
-        "train_tokens": rows.tokens_until(best.steps),
-        "supervised_tokens": best.tokens,
+        "train_tokens": sum(len(row.ids) for row in rows.met(best.steps)),
+        "supervised_tokens": sum(sum(row.supervised) for row in rows.met(best.steps)),
         "trainable_parameters": trainable.count,
         "shared_head_tokens": rows.head,
         "skipped_steps": best.skipped,
@@ -168,6 +172,11 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         state if kept or best.moments else None,
     )  # fmt: skip
     return facts
+
+
+def _before(parent: Parent | None) -> TrainingState:
+    """What the parent kept of its training; nothing where there is none to go on with."""
+    return (parent.state if parent is not None else None) or TrainingState(0, {}, {})
 
 
 def _say_what_is_off(job: Job, settings: Any, rows: RowSource) -> None:

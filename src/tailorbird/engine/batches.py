@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -125,9 +125,10 @@ class RowSource:
         streams, lengths = [*streams, "padding"], [*lengths, packed.segments.padding]
         return token_keys([stream(self.seed, "dropout", step, name) for name in streams], lengths, self.device)
 
-    def tokens_until(self, step: int) -> int:
-        """Tokens of all rows met in the steps before `step`."""
-        return sum(len(self.rows[number].ids) for s in range(step) for number in self.numbers(s))
+    def met(self, steps: int) -> Iterator[Encoded]:
+        """The rows of the first `steps` steps, as often as each was met."""
+        for step in range(steps):
+            yield from (self.rows[number] for number in self.numbers(step))
 
     def everything(self) -> list[Batch]:
         """All rows in their own order: for a held-out loss."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tailorbird import store
-from tailorbird.errors import NumericError
+from tailorbird.errors import ArtifactError, NumericError
 
 STATE = "state.safetensors"
 
@@ -43,10 +43,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 class Checkpoints:
     """A folder of `step-N/{state.safetensors, state.json}`, `stop-N/…` and `best-N/…`; N is the number of finished
-    steps."""
+    steps. `say` is told of each that is damaged: what it stood for is trained again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
+        self.folder, self.say = folder, say
         with store.disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
         store.sweep(folder)
@@ -71,8 +71,9 @@ class Checkpoints:
             with store.disk(temporary):
                 temporary.mkdir(parents=True)
             save_tensors(temporary / STATE, tensors)
-            digest = store.sha256_file(temporary / STATE)
-            store.write_json(temporary / "state.json", {"step": step, "sha256": digest, **facts})
+            told = {"step": step, **facts}
+            digest = store.sha256_json([store.sha256_file(temporary / STATE), told])
+            store.write_json(temporary / "state.json", {**told, "sha256": digest})
             store.publish_folder(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)  # its room may be what the disk lacks
@@ -103,12 +104,26 @@ class Checkpoints:
         for folder in self._all(kind):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def whole(self, kind: str, step: int) -> bool:
+        return self._facts(self._folder(kind, step)) is not None
+
     def _read(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        state, tensors = folder / "state.json", folder / STATE
-        if not (state.is_file() and tensors.is_file()):
+        facts = self._facts(folder)
+        return None if facts is None else (load_tensors(folder / STATE), facts)
+
+    def _facts(self, folder: Path) -> dict[str, Any] | None:
+        """What a checkpoint says beside its tensors; None where there is none, or where any of it was changed."""
+        if not folder.is_dir():
             return None
-        facts = store.read_json(state)
-        return (load_tensors(tensors), facts) if facts.get("sha256") == store.sha256_file(tensors) else None
+        try:
+            facts = store.read_json(folder / "state.json")
+            told = {name: value for name, value in facts.items() if name != "sha256"}
+            if facts["sha256"] == store.sha256_json([store.sha256_file(folder / STATE), told]):
+                return told
+        except (ArtifactError, OSError, AttributeError, KeyError, TypeError):
+            pass  # torn, or not what was written
+        self.say(f"the checkpoint {folder.name} is damaged: what it held is trained again")
+        return None
 
     def _folder(self, kind: str, step: int) -> Path:
         return self.folder / f"{kind}-{step:08d}"

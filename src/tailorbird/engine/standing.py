@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tailorbird.engine.checkpoints import Checkpoints
 from tailorbird.engine.optimizer import Optimizer
-from tailorbird.errors import NumericError
+from tailorbird.errors import ArtifactError, NumericError
 
 EXPLODED_STEPS = 5  # in a row
 EXPLODED_FACTOR, EXPLODED_NATS = 2.0, 3.0  # times, and above, the loss of the first step: both
@@ -35,7 +35,6 @@ class Best:
     step: int
     tuning_loss: float | None
     log: list[dict[str, Any]]
-    tokens: int
     skipped: int
     steps: int
     rolled_back: tuple[int, int] | None = None
@@ -57,7 +56,7 @@ class Standing:
             optimizer, checkpoints, restart, keep_moments,
         )  # fmt: skip
         self.log: list[dict[str, Any]] = []
-        self.step = self.tokens = self.skipped = self.looks_since_best = 0
+        self.step = self.skipped = self.looks_since_best = 0
         self.saved_step = -1
         self.best_step: int | None = None
         self.best_loss: float | None = None
@@ -68,21 +67,22 @@ class Standing:
         return RATE_AFTER if self.rolled_back else 1.0
 
     def resume(self) -> None:
+        """At the newest checkpoint that is whole and whose best point is; else at the start."""
         found = [each for kind in ("step", "stop") if (each := self.checkpoints.newest(kind)) is not None]
-        if found:
-            tensors, facts = max(found, key=lambda each: each[1]["step"])
-            self._stand_at(tensors, facts)
+        for tensors, facts in sorted(found, key=lambda each: -each[1]["step"]):
+            if facts["best_step"] is None or self.checkpoints.whole("best", facts["best_step"]):
+                self._stand_at(tensors, facts)
+                break
 
     def _stand_at(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self.optimizer.load(tensors)
-        self.step, self.tokens, self.skipped = facts["step"], facts["tokens"], facts["skipped"]
+        self.step, self.skipped = facts["step"], facts["skipped"]
         self.log, self.best_step, self.best_loss = facts["log"], facts["best_step"], facts["best_loss"]
         self.looks_since_best, self.saved_step = facts["looks_since_best"], facts["step"]
         self.rolled_back = tuple(facts["rolled_back"]) if facts["rolled_back"] else None  # type: ignore[assignment]
 
-    def record(self, loss: float, norm: float, rate: float, tokens: float, applied: bool) -> None:
+    def record(self, loss: float, norm: float, rate: float, applied: bool) -> None:
         self.step += 1
-        self.tokens += int(tokens)
         entry: dict[str, Any] = {"step": self.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
         if not applied:
             self.skipped += 1
@@ -117,7 +117,7 @@ class Standing:
         if found is not None:
             self._stand_at(*found)
         elif self.restart is not None:
-            nothing = {"step": 0, "tokens": 0, "skipped": 0, "log": [], "looks_since_best": 0, "rolled_back": None}
+            nothing = {"step": 0, "skipped": 0, "log": [], "looks_since_best": 0, "rolled_back": None}
             self._stand_at(self.restart(), {**nothing, "best_step": None, "best_loss": None})
         else:
             self._fail("")
@@ -169,11 +169,15 @@ class Standing:
         else:
             found = self.checkpoints.at("best", self.best_step)
             if found is None:
-                raise NumericError(f"the best point (step {self.best_step}) is gone from {self.checkpoints.folder}")
+                raise ArtifactError(
+                    f"the best point (step {self.best_step}) is gone, or damaged",
+                    where=str(self.checkpoints.folder),
+                    remedy="the same command again trains from the last point that is whole",
+                )
             tensors = {name: found[0].pop(name) for name in self.optimizer.masters}
             moments = found[0]
         return Best(
-            tensors, self.best_step, self.best_loss, self.log, self.tokens, self.skipped, self.step, self.rolled_back,
+            tensors, self.best_step, self.best_loss, self.log, self.skipped, self.step, self.rolled_back,
             moments,
         )  # fmt: skip
 
@@ -191,7 +195,6 @@ class Standing:
 
     def _save(self, kind: str) -> None:
         facts = {
-            "tokens": self.tokens,
             "skipped": self.skipped,
             "log": self.log,
             "best_step": self.best_step,

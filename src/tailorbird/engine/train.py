@@ -112,7 +112,7 @@ def train(
             optimizer.step(rate, _scale(norm, tokens, clip))
         else:
             optimizer.discard()
-        run.record(value, norm, rate, tokens, applied)
+        run.record(value, norm, rate, applied)
         if run.exploded:
             run.roll_back()
             continue

@@ -99,6 +99,8 @@ def serve(path: Path, beside: Mapping[str, str]) -> Served:
     table = PromptTable.open(path)
     tasks = table.newest()
     if not tasks:
+        for error in table.damaged().values():
+            raise error
         raise SpecError("the table is empty", where=str(path), remedy="tailorbird table add TABLE RUN:LABEL")
     if taken := next((name for name in beside if name in tasks or name == BASE), None):
         raise SpecError(f"{taken!r} is in the table already", where=str(path), remedy="give it another name")

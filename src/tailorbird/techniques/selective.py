@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.ranges import Range
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ class SelectiveSettings(TrainingSettings):
     )
 
     @model_validator(mode="after")
-    def _layers_of_last_layers(self) -> SelectiveSettings:
+    def _fits_what_is_updated(self) -> SelectiveSettings:
         if self.layers is not None and self.update != "last_layers":
             raise ValueError(f"layers is for update: last_layers, and update is {self.update}")
+        if self.weight_decay and self.update != "last_layers":
+            raise ValueError(f"weight_decay is for matrices, and {self.update} are vectors")
         return self
 
 
@@ -56,6 +59,12 @@ class Selective(Trained):
         rate = (5e-3 if vectors else 5e-4) if large else (2e-3 if vectors else 2e-4)
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return SelectiveSettings.model_validate({**defaults, **asked})
+
+    def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
+        space = super().search_space(base, rows, asked)
+        if asked.get("update", "last_layers") != "last_layers":
+            del space["weight_decay"]  # on matrices only
+        return space
 
     def learned(self, settings: SelectiveSettings, base: BaseFacts) -> Learned:
         """Of biases and norms: a few vectors of each layer."""
