@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.artifacts.layout import DELTA, PROMPT, TOKENIZER_FILES, read_parts, save_weights
+from tailorbird.artifacts.learned_from import NAME as LEARNED_FROM
 from tailorbird.artifacts.manifest import ADDED, read_manifest, verify
 from tailorbird.artifacts.training_state import STATE
 from tailorbird.errors import ArtifactError, SpecError
@@ -25,7 +26,7 @@ from tailorbird.errors import ArtifactError, SpecError
 if TYPE_CHECKING:
     from torch import Tensor
 
-OURS = ("manifest.json", "scores.json", ADDED)
+OURS = ("manifest.json", "scores.json", LEARNED_FROM, ADDED)
 EMBEDDINGS = "prompt_embeds.safetensors"
 FP32_DIFFERENCE = 1e-3  # largest difference of a logit that merging in fp32 may make
 LOST = 0.1  # of the customization's own effect on the logits that merging in another type may lose

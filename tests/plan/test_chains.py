@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ def test_layers_of_other_updates_are_refused_in_the_techniques_own_words() -> No
         make_plan(make_spec(contestants=["zero_shot", wrong]), make_facts())
 
 
-def test_what_was_trained_in_another_run_is_said_to_have_seen_rows_that_nobody_can_name_here() -> None:
-    def seen(*contestants: Any) -> list[str]:
-        plan = make_plan(make_spec(contestants=["zero_shot", *contestants]), make_facts())
-        return [note for note in plan.notes if "starts from what another run has trained" in note]
+def test_what_was_trained_nobody_knows_on_what_is_said() -> None:
+    def said(*unsaid: str) -> list[str]:
+        spec = make_spec(contestants=["zero_shot", "sft", after("lora", "runs/other:lora")])
+        notes = make_plan(spec, replace(make_facts(), unsaid=unsaid)).notes
+        return [note for note in notes if "was trained elsewhere, nobody knows on what" in note]
 
-    assert [note.split()[0] for note in seen("sft", after("lora", "runs/other:lora"))] == ["lora"]
-    assert seen("sft", after("lora", "sft")) == []
+    assert [note.split()[0] for note in said("lora")] == ["lora"]
+    assert said() == []

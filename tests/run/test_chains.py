@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailorbird import store
+from tailorbird.artifacts.learned_from import read_learned_from
 from tailorbird.errors import ArtifactError, ResourceError, SpecError
 
 from .conftest import World
@@ -69,6 +70,19 @@ def test_a_chain_on_a_base_and_what_goes_on_from_it_in_another_run(world: World)
     assert [second[label]["state"] for label in ("on", "shown")] == ["done", "done"]
     assert second["shown"]["forgetting"]["state"] == "measured"  # its weights are not the base's
     assert second["shown"]["forgetting"]["bits_per_byte"]["change"] != 0
+
+    before, now = (split_ids(world.folder / "runs" / name) for name in ("try", "next"))
+    assert before["train"] <= now["train"]
+    assert not (before["train"] | before["tuning"]) & (now["validation"] | now["test"])
+    child = read_learned_from(world.folder / "runs" / "next" / second["on"]["artifact"])
+    parent = read_learned_from(first.folder / rows["lora"]["artifact"])
+    assert child is not None
+    assert parent is not None
+    assert set(parent["train"]) <= set(child["train"])
+
+
+def split_ids(folder: Path) -> dict[str, set[str]]:
+    return {name: set(ids) for name, ids in store.read_json(folder / "data" / "splits.json")["rows"].items()}
 
 
 def test_a_parent_that_is_not_there_or_was_changed_stops_the_run_before_anything_is_computed(

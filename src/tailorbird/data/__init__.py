@@ -4,6 +4,7 @@ from tailorbird.data.answers import AnswersFile, inputs_to_answer, read_answers
 from tailorbird.data.collections import Mixed, Source, mix, take
 from tailorbird.data.facts import DataFacts
 from tailorbird.data.inputs import InputRow, read_inputs
+from tailorbird.data.learned import Learned, met
 from tailorbird.data.overlap import check_no_overlap
 from tailorbird.data.reading import Dataset, detect, read, rejected_record
 from tailorbird.data.replay import replay_rows, usable
@@ -16,6 +17,7 @@ __all__ = [
     "DataFacts",
     "Dataset",
     "InputRow",
+    "Learned",
     "Mixed",
     "Shape",
     "Source",
@@ -24,6 +26,7 @@ __all__ = [
     "detect",
     "inputs_to_answer",
     "manifest",
+    "met",
     "mix",
     "normalize",
     "read",

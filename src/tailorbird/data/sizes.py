@@ -26,8 +26,9 @@ def default_size(name: SplitName, rows: int) -> int:
     return max(min(300, rows // 5), min(1000, rows // 10))
 
 
-def wanted(rows: int, sizes: Sizes, given: Mapping[SplitName, int]) -> dict[SplitName, int | None]:
-    """The size of each split; train None is all the rest. A given split takes no rows of the examples.
+def wanted(rows: int, sizes: Sizes, given: Mapping[SplitName, int], known: int = 0) -> dict[SplitName, int | None]:
+    """The size of each split; train None is all the rest. A given split takes no rows of the examples. `known`: rows
+    that are of use to train alone.
 
     Default sizes give way to the sizes that were asked. DataError with the number of rows that is needed.
     """
@@ -37,9 +38,10 @@ def wanted(rows: int, sizes: Sizes, given: Mapping[SplitName, int]) -> dict[Spli
     carved = [name for name in CARVED if name not in given]
     asked = {name: size for name in carved if (size := sizes.get(name)) is not None}
     train = sizes.get("train")
-    left = rows - sum(asked.values()) - (train or 0)
+    new = rows - known
+    left = new - sum(asked.values()) - max(0, (train or 0) - known)
     free = [name for name in carved if name not in asked]
-    base = left if asked or train is not None else rows
+    base = left if asked or train is not None else new
     chosen: dict[SplitName, int | None] = {"train": train}
     for name in CARVED:
         if name in given:
@@ -53,7 +55,7 @@ def wanted(rows: int, sizes: Sizes, given: Mapping[SplitName, int]) -> dict[Spli
                 default_size(name, max(0, base)) if train is None else _beside_train(name, max(0, left), free)
             )
     least = 0 if asked or train is not None else LEAST_ROWS if not given else LEAST_BESIDE_GIVEN
-    _check(rows, chosen, least)
+    _check(rows, chosen, least, known)
     return chosen
 
 
@@ -63,18 +65,20 @@ def _beside_train(name: SplitName, left: int, free: list[SplitName]) -> int:
     return max(1, min(share, 300 if name == "tuning" else 1000))
 
 
-def _check(rows: int, chosen: Mapping[SplitName, int | None], least: int) -> None:
+def _check(rows: int, chosen: Mapping[SplitName, int | None], least: int, known: int) -> None:
     """`least`: rows without which default sizes make no sense; 0 when the sizes were asked for."""
-    need = max(least, sum(1 if size is None else size for size in chosen.values()))
-    if rows >= need:
+    train = max(0, (chosen["train"] or 1) - known)
+    new, need = rows - known, max(least, train + sum(chosen[name] or 0 for name in CARVED))
+    if new >= need:
         return
     parts = ", ".join(
         f"{name} {'at least 1' if size is None else f'{size:,}'}" for name, size in chosen.items() if size != 0
     )
+    learned = f"; {known:,} of the {rows:,} were learned from already and stay in Train" if known else ""
     raise DataError(
-        f"{rows:,} rows are too few, {need:,} are needed" + (f" ({parts})" if not least else "") + " (D37)",
+        f"{new:,} rows are too few, {need:,} are needed" + (f" ({parts})" if not least else "") + f" (D37){learned}",
         where="split",
-        remedy=f"add {need - rows:,} rows" + ("" if least else ", or ask for smaller splits"),
+        remedy=f"add {need - new:,} rows" + ("" if least else ", or ask for smaller splits"),
     )
 
 

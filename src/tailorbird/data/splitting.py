@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from tailorbird.data.facts import label_counts, source_counts
 from tailorbird.data.given import check_labels, part_of, without_given
+from tailorbird.data.learned import NOTHING, Learned, barred, input_hash, refuse_met
 from tailorbird.data.near import Union, clusters
 from tailorbird.data.overlap import overlaps
 from tailorbird.data.sizes import Sizes, wanted
@@ -26,9 +27,10 @@ NAMES: tuple[SplitName, ...] = ("train", "tuning", "validation", "test")
 class SplitFacts:
     """What was done. `clusters`: units of several rows (`rows` in them, the `largest`, texts `near` each other).
 
-    `moved`: rows that stand where they do because a row of their unit stands there. `dropped`: examples left out
-    because given rows say the same. `sources`: rows of each data set of a collection in each split. `unused`: rows that
-    no split asked for. `overlap` was proven, not assumed.
+    `moved`: rows that stand where they do because a row of their unit stands there. `learned`: examples that a
+    customization has learned from before, which are in Train (or Tuning, where it only looked at them). `dropped`:
+    examples left out because given rows say the same. `sources`: rows of each data set of a collection in each split.
+    `unused`: rows that no split asked for. `overlap` was proven, not assumed.
     """
 
     sizes: Mapping[str, int]
@@ -40,6 +42,7 @@ class SplitFacts:
     unused: int
     labels: Mapping[str, Mapping[str, int]]
     sources: Mapping[str, Mapping[str, int]]
+    learned: int
     seed: int
     warnings: tuple[str, ...] = field(default=())
 
@@ -61,13 +64,14 @@ def split(
     given_validation: Iterable[Row] | None = None,
     overlap: Literal["refuse", "drop_from_train"] = "refuse",
     stratify: bool = False,
+    learned: Learned = NOTHING,
 ) -> tuple[Splits, SplitFacts]:
     """The four splits. `sizes`: rows wanted of each, None or absent = the default (train: all the rest).
 
     `stratify` (classify): each split has the labels in the proportion of the examples; the sources of a collection are
     in proportion always. A given test or validation set
     is taken as it is (or, with a size, a part of it); examples that say the same as given rows are refused or
-    dropped.
+    dropped. Rows that were `learned` from already stay in Train; a given set that has some is refused.
     """
     examples = list(rows)
     sizes = dict(sizes or {})
@@ -81,22 +85,25 @@ def split(
             raise DataError(f"the given {name} set has no rows (D37)", where=name, remedy="name a file with rows")
     if stratify:
         check_labels(examples)
+    refuse_met(learned, given)
     examples, dropped = without_given(examples, given, overlap)
-    asked = wanted(len(examples), sizes, {name: len(kept) for name, kept in given.items()})
+    trained = sum(input_hash(row) in learned.trained for row in examples)
+    asked = wanted(len(examples), sizes, {name: len(kept) for name, kept in given.items()}, trained)
     parts = {name: part_of(kept, sizes.get(name), seed, name) for name, kept in given.items()}
     union, joined = clusters(examples)
     sourced = any(row.source is not None for row in examples)
     while True:
         units = units_of(examples, union, stratify)
-        chosen = assign(units, asked, seed, stratify or sourced)
+        chosen = assign(units, asked, seed, stratify or sourced, barred(learned, examples, units))
         splits = _splits({name: parts.get(name) or [examples[i] for i in chosen[name]] for name in NAMES})
         _check_none_empty(splits, units)
         missed = overlaps(splits)
         if not missed:
             break
         _mend(missed, examples, union, given)
+    known = [who for row in examples if (who := learned.by(row))]
     facts = _facts(
-        splits, units, joined, asked, dropped, len(examples), {name: sizes.get(name) for name in given}, seed
+        splits, units, joined, asked, dropped, len(examples), {name: sizes.get(name) for name in given}, seed, known
     )
     return splits, facts
 
@@ -148,6 +155,7 @@ def _facts(
     rows: int,
     given: Mapping[SplitName, int | None],
     seed: int,
+    known: Sequence[str],
 ) -> SplitFacts:
     parts = (splits.train, splits.tuning, splits.validation, splits.test)
     got: dict[str, int] = {part.name: len(part) for part in parts}
@@ -163,15 +171,23 @@ def _facts(
         unused=rows - sum(count for name, count in got.items() if name not in given),
         labels={part.name: label_counts(part) for part in parts},
         sources={part.name: found for part in parts if (found := source_counts(part))},
+        learned=len(known),
         seed=seed,
-        warnings=tuple(_warnings(splits, got, sizes, units)),
+        warnings=tuple(_warnings(splits, got, sizes, units, known)),
     )
 
 
 def _warnings(
-    splits: Splits, got: Mapping[str, int], asked: Mapping[str, int | None], units: Sequence[Unit]
+    splits: Splits,
+    got: Mapping[str, int],
+    asked: Mapping[str, int | None],
+    units: Sequence[Unit],
+    known: Sequence[str],
 ) -> list[str]:
     warnings = []
+    if known:
+        named = ", ".join(sorted(set(known)))
+        warnings.append(f"{len(known):,} rows are not measured on: {named} has learned from them before")
     for name, size in asked.items():
         if size is not None and got[name] != size:
             largest = max((u.size for u in units), default=1)

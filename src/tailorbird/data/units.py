@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from tailorbird.data.near import Union
 from tailorbird.data.sizes import CARVED, quotas
@@ -13,6 +14,7 @@ from tailorbird.data.subset import fill
 from tailorbird.types import Row, SplitName
 
 TRAIN: SplitName = "train"
+NOTHING: Mapping[SplitName, Collection[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,19 @@ def units_of(rows: Sequence[Row], union: Union, stratify: bool) -> list[Unit]:
 
 
 def assign(
-    units: Sequence[Unit], asked: Mapping[SplitName, int | None], seed: int, stratify: bool
+    units: Sequence[Unit],
+    asked: Mapping[SplitName, int | None],
+    seed: int,
+    stratify: bool,
+    barred: Mapping[SplitName, Collection[str]] = NOTHING,
 ) -> dict[SplitName, list[int]]:
     """Row numbers of each split, in order. A split of size None gets what the others leave (train), of size 0
-    nothing."""
+    nothing. `barred`: ids of units that a split cannot have."""
     left = {unit.id: unit for unit in sorted(units, key=lambda u: random_order(seed, "units", u.id))}
     taken: dict[SplitName, list[Unit]] = {}
     for name in (*CARVED, TRAIN):
         size = asked[name]
-        pool = list(left.values())
+        pool = [unit for unit in left.values() if unit.id not in barred.get(name, ())]
         taken[name] = pool if size is None else _take(pool, size, stratify, keep_one=name != TRAIN) if size else []
         for unit in taken[name]:
             del left[unit.id]

@@ -37,13 +37,15 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Facts:
-    """`machine.gflops` is empty where no probe has run yet (`check` imports no torch): speeds are then assumed."""
+    """`machine.gflops` is empty where no probe has run yet (`check` imports no torch): speeds are then assumed.
+    `unsaid`: labels of contestants that were, or start from what was, trained nobody knows on what."""
 
     task: Task
     sizes: dict[str, int]
     lengths: Lengths
     base: BaseFacts
     machine: Machine
+    unsaid: tuple[str, ...] = ()
 
 
 class Tokens(Protocol):

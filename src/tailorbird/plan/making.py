@@ -240,19 +240,15 @@ def _entrants(
             notes.append(f"{entrant.label} is left out: {entrant.note}")
             continue
         entrants.append(entrant)
-    notes += _may_have_seen(contestants)
+    notes += [_may_have_seen(label) for label in facts.unsaid]
     return tuple(_without_orphans(entrants)), notes
 
 
-def _may_have_seen(contestants: Iterable[Contestant]) -> Iterator[str]:
-    """What was trained in another run had that run's rows, and this one cannot tell which."""
-    here = {c.label for c in contestants}
-    for contestant in contestants:
-        if contestant.after is not None and contestant.after not in here:
-            yield (
-                f"{contestant.label} starts from what another run has trained: rows that it was trained on there count "
-                "here as unseen, so scores are too high unless Validation and Test rows are new to it"
-            )
+def _may_have_seen(label: str) -> str:
+    return (
+        f"{label} was trained elsewhere, nobody knows on what: if Validation or Test rows were among it, "
+        "its scores are too high"
+    )
 
 
 def _without_orphans(entrants: list[Entrant]) -> list[Entrant]:

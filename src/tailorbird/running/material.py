@@ -16,7 +16,7 @@ from tailorbird.types import BaseFacts, Message, Replay, Role, Row, Splits, Trai
 
 if TYPE_CHECKING:
     from tailorbird.bases.renderer import Renderer
-    from tailorbird.data import Dataset, Source
+    from tailorbird.data import Dataset, Learned, Source
     from tailorbird.tasks import Task
 
 WRITTEN_CHARACTERS = 60  # answers longer than this, in the median, are written texts rather than short answers
@@ -28,7 +28,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that is known before anything is computed."""
+    """Everything that is known before anything is computed. `unsaid`: contestants made elsewhere, of which nobody
+    knows what they learned from."""
 
     spec: Spec
     base: BaseFacts
@@ -40,6 +41,7 @@ class Material:
     split_facts: dict[str, Any]
     lengths: Lengths
     replayed: Replayed | None = None
+    unsaid: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -66,7 +68,7 @@ class Material:
         """What the plan needs. With `torch` the device is looked at and the probe is run where it never was."""
         from tailorbird.running.machine import machine_for
 
-        return Facts(self.task, self.sizes, self.lengths, self.base, machine_for(self.spec, torch=torch))
+        return Facts(self.task, self.sizes, self.lengths, self.base, machine_for(self.spec, torch=torch), self.unsaid)
 
     def rendered(self, count: int = RENDERED_ROWS) -> list[list[tuple[str, bool]]]:
         """Some rows as the model meets them: (token text, supervised). Of a collection the first of each source."""
@@ -102,6 +104,7 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
     rows = {"all": labelled(kind, dataset.rows), **{n: labelled(kind, d.rows) for n, d in given.items()}}
     task = _task(spec, kind, [row for part in rows.values() for row in part])
     say("splitting")
+    learned, unsaid = learned_before(spec)
     splits, facts = data.split(
         rows["all"],
         seed=how.seed,
@@ -110,6 +113,7 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
         given_validation=rows.get("validation"),
         overlap=how.overlap,
         stratify=kind == "classify",
+        learned=learned,
     )
     told = facts.as_dict()
     if shared_out:
@@ -125,7 +129,30 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
         say(f"reading {how.replay['path']}")
         replayed = read_replay(spec, how, splits, renderer, check)
         lengths = replace(lengths, longest=max(lengths.longest, replayed.longest))
-    return Material(spec, base, renderer, dataset, given, task, splits, told, lengths, replayed)
+    return Material(spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid)
+
+
+def learned_before(spec: Spec) -> tuple[Learned, tuple[str, ...]]:
+    """What the customizations that the spec brings along have learned from; and the labels of those that do not say."""
+    from tailorbird import data
+    from tailorbird.artifacts.learned_from import read_learned_from
+    from tailorbird.running.inputs import brought_path, parent_folder
+
+    trained: dict[str, str] = {}
+    tuned: dict[str, str] = {}
+    unsaid = []
+    for contestant in spec.contestants or ():
+        folder, who = parent_folder(spec, contestant.label, contestant.after), contestant.after
+        if folder is None and contestant.adapter is not None:
+            folder, who = brought_path(spec, contestant), contestant.label
+        if folder is None:
+            continue
+        if (found := read_learned_from(folder)) is None:
+            unsaid.append(contestant.label)
+            continue
+        trained |= dict.fromkeys(found["train"], str(who))
+        tuned |= dict.fromkeys(found["tuning"], str(who))
+    return data.Learned(trained, tuned), tuple(unsaid)
 
 
 def render(renderer: Renderer, task: Task, row: Row) -> list[tuple[str, bool]]:
