@@ -106,6 +106,17 @@ def test_init_writes_a_spec_that_check_accepts(tmp_path: Path) -> None:
     assert_refused(again, 2, "rows.yaml: is there already", "nothing is overwritten")
 
 
+def test_init_for_a_base_that_is_not_there_says_so(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    for base, said in (("nosuch", "nosuch"), ("smollm2-135m", "run: tailorbird bases get smollm2-135m")):
+        made = tailorbird(tmp_path, "init", "rows.csv", "--base", base, "-o", f"{base}.yaml")
+        assert made.returncode == 0, made.stderr
+        (note,) = [line for line in made.stderr.split("\nnext:") if "note: " in line]
+        assert said in note.partition("note: ")[2]
+    here = tailorbird(tmp_path, "init", "rows.csv", "--base", str(STORIES), "-o", "here.yaml")
+    assert "note: " not in here.stderr
+
+
 def test_check_shows_data_rows_and_plan_without_torch(tmp_path: Path) -> None:
     write_spec(tmp_path)
     (tmp_path / "sitecustomize.py").write_text(

@@ -15,6 +15,7 @@ from tailorbird import store
 from tailorbird.errors import DataError, Interrupted, ResourceError, SpecError
 from tailorbird.measure.comparison import stable
 from tailorbird.running.folder import RunFolder, find
+from tailorbird.running.writing import count_suspects
 
 from .conftest import World, write_rows
 
@@ -324,6 +325,8 @@ def test_suspects_name_rows_whose_label_all_good_contestants_contradict(scripted
     folder = scripted.run().folder
     with open(folder / "suspects.csv", encoding="utf-8", newline="") as file:
         found = {row["line"]: row for row in csv.DictReader(file)}
+    assert count_suspects(folder) == len(found)
+    assert count_suspects(folder.parent) == 0
     splits = store.read_json(folder / "data" / "splits.json")["rows"]
     assert set(splits) >= {"train", "validation", "test"}
     assert all(row["label"] != row["suggested"] for row in found.values())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli.app import Debug, app, command, console, fetching, say, stop_flag
-from tailorbird.errors import SpecError
+from tailorbird.errors import SpecError, TailorbirdError
 
 if TYPE_CHECKING:
     from tailorbird.running import Finished
@@ -69,7 +69,17 @@ def init(
     say(f"task: {task.kind}" + (f" with {len(task.labels)} labels" if task.labels else ""))
     say(f"instruction (yours to change): {task.instruction}")
     print(target)
+    _say_absent(base, root)
     say(f"next: tailorbird check {shlex.quote(str(target))}")
+
+
+def _say_absent(base: str, root: Path) -> None:
+    from tailorbird.bases.catalog import resolve
+
+    try:
+        resolve(base, root=root)
+    except TailorbirdError as error:
+        say(f"note: {error}")
 
 
 def _relative(name: str, root: Path) -> str:
@@ -184,8 +194,17 @@ def _show(finished: Finished, spec: Path) -> None:
     screen.print(ranked_table(finished.comparison))
     screen.print(verdict(finished.comparison, str(finished.folder)), markup=False)
     print(f"\n{finished.folder / 'report.html'}")
+    _say_suspects(finished.folder)
     for label, code in finished.failures.items():
         say(f"{label} failed (exit code {code} with --strict); why: tailorbird show {finished.folder}")
+
+
+def _say_suspects(folder: Path) -> None:
+    from tailorbird.running.writing import SUSPECTS, count_suspects
+
+    if count := count_suspects(folder):
+        rows = f"{count:,} rows have a label" if count > 1 else "1 row has a label"
+        say(f"{rows} that all good contestants contradict with one answer; look there first: {folder / SUSPECTS}")
 
 
 @app.command()
@@ -228,6 +247,7 @@ def show(
         screen = console()
         screen.print(ranked_table(comparison))
         screen.print(verdict(comparison, str(folder.path)), markup=False)
+        _say_suspects(folder.path)
     if open_:
         import webbrowser
 

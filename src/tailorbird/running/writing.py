@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tailorbird import store
@@ -18,6 +19,7 @@ from tailorbird.running.material import Material
 from tailorbird.running.workshop import Work, Workshop
 from tailorbird.types import JSON, Outcome, Row
 
+SUSPECTS = "suspects.csv"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -112,7 +114,15 @@ def write_suspects(folder: RunFolder, found: Sequence[JSON], rows: Mapping[str, 
             " ".join(s["contestants"]),
         ]
         writer.writerow([inert(cell) for cell in (*cells, s["split"])])
-    store.write_text(folder.path / "suspects.csv", text.getvalue())
+    store.write_text(folder.path / SUSPECTS, text.getvalue())
+
+
+def count_suspects(folder: Path) -> int:
+    """Rows in the suspects.csv of a run's folder; 0 where there is none."""
+    if not (folder / SUSPECTS).is_file():
+        return 0
+    with open(folder / SUSPECTS, encoding="utf-8", newline="") as file:
+        return max(0, sum(1 for _ in csv.reader(file)) - 1)
 
 
 def inert(cell: Any) -> Any:
