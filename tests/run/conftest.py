@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from tailorbird.engine.divergence import Walk
 from tailorbird.events import Events
 from tailorbird.running import Finished, run_spec
 from tailorbird.types import Answer, Request, Stop
+
+if TYPE_CHECKING:
+    from .made_by_formula import Maker
 
 BASE = Path(__file__).parents[1] / "fixtures" / "stories260k"
 WORDS = {
@@ -142,3 +145,20 @@ def scripted(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr("tailorbird.running.workshop.Workshop._open_local", opened)
     monkeypatch.setattr("tailorbird.running.workshop.Workshop.open_base", lambda shop: Scripted(1.0, {}))
     return world
+
+
+@pytest.fixture
+def maker(scripted: World, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    """Techniques that are made by formula, and answer the better the more rows they learned from."""
+    from .made_by_formula import Maker as Made
+    from .made_by_formula import Shaky
+
+    made = Made()
+    monkeypatch.setattr("tailorbird.customize.customize", made)
+
+    def opened(shop: Any, work: Any) -> Shaky:
+        assert work.artifact is not None
+        return Shaky(store.read_json(work.artifact / "prompt.json"))
+
+    monkeypatch.setattr("tailorbird.running.workshop.Workshop._open_local", opened)
+    return made

@@ -1,12 +1,9 @@
-"""A contestant with a search, several seeds or an answer curve: what is made, measured, kept and said. The techniques
-are scripted: their Tuning loss is a formula of the settings and the seed, told look by look as a training tells it.
-"""
+"""A contestant with a search: what is tried, ended early, kept, taken over and said; the minutes; what it may see."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,169 +12,11 @@ import pytest
 from tailorbird import spec as specs
 from tailorbird import store
 from tailorbird.errors import Interrupted, NumericError
-from tailorbird.measure.comparison import SEVERAL_SEEDS, stable
+from tailorbird.measure.comparison import stable
 from tailorbird.running import run_spec
-from tailorbird.types import Answer, Request, Stop, Train
 
-from .conftest import WORDS, World
-
-Loss = Callable[[dict[str, Any], int], float]
-
-
-def bowl(settings: dict[str, Any], seed: int) -> float:
-    """Lowest at a learning rate of 0.002; a seed moves it by a hundredth."""
-    return (math.log10(settings["learning_rate"]) - math.log10(0.002)) ** 2 + 0.01 * (seed % 3)
-
-
-class Maker:
-    """Stands in for `customize`: notes every job, tells its looks, writes a folder with what it was made from."""
-
-    def __init__(self, loss: Loss = bowl) -> None:
-        self.loss = loss
-        self.jobs: list[Any] = []
-        self.ended_at: list[int] = []
-
-    def __call__(self, job: Any, out: Path) -> dict[str, Any]:
-        self.jobs.append(job)
-        trained = "learning_rate" in job.settings
-        loss = self.loss(job.settings, job.seed) if trained else 0.0
-        steps = 3
-        if trained:
-            steps = job.settings["epochs"] * math.ceil(len(job.train) / job.settings["batch_rows"])
-        for look in (1, 2, 3):
-            store.write_json(job.work / "seconds.json", 2.0 * look / 3)
-            if job.stop():
-                raise Interrupted("stopped")
-            at = round(steps * look / 3)
-            self.ended_at.append(at)
-            job.progress(at, steps, "")
-            if not math.isfinite(loss):
-                raise NumericError("loss or gradient was not finite for 5 steps in a row (last at step 5)")
-            job.judged(at, loss + (3 - look) * 0.3)
-        made = {"technique": job.technique, "settings": job.settings, "seed": job.seed, "train": len(job.train)}
-        store.write_json(out / "prompt.json", made)
-        store.write_jsonl(job.work / "log.jsonl", [{"step": steps, "loss": loss, "tuning_loss": loss}])
-        return {"train_seconds": 2.0, "train_tokens": 10, "peak_memory_mb": 10.0, "notes": [], "steps": steps,
-                "tuning_loss": loss}  # fmt: skip
-
-
-class Shaky:
-    """Right on a share of rows that grows with the rows it learned from, each seed on others."""
-
-    def __init__(self, made: dict[str, Any]) -> None:
-        self.made = made
-
-    def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        right = 0.95 - 10.0 / max(11, self.made["train"])
-        for request in requests:
-            words = request.input_text.split()
-            true = next(label for label in sorted(WORDS) if set(WORDS[label]) & set(words))
-            wrong = next(label for label in sorted(WORDS) if label != true)
-            hit = int(store.key(request.id, self.made["seed"] // 2), 16) % 1000 < 1000 * right
-            label = true if hit else wrong
-            yield Answer(request.id, label, label, None, 0.9, Stop.SCORED, 10)
-
-    def bits(self, texts: Iterable[str]) -> Iterator[float]:
-        for text in texts:
-            yield 2.0 * len(text)
-
-    def kl(self, walks: Iterable[Any], base: Any) -> Iterator[float]:
-        yield from (0.01 * walk.positions for walk in walks)
-
-    def cost_facts(self) -> dict[str, Any]:
-        return {"prompt_tokens": 10.0, "flops_per_request": 1e9, "deployed_bytes": 1000, "trainable_parameters": 10}
-
-
-@pytest.fixture
-def maker(scripted: World, monkeypatch: pytest.MonkeyPatch) -> Maker:
-    made = Maker()
-    monkeypatch.setattr("tailorbird.customize.customize", made)
-
-    def opened(shop: Any, work: Any) -> Shaky:
-        assert work.artifact is not None
-        return Shaky(store.read_json(work.artifact / "prompt.json"))
-
-    monkeypatch.setattr("tailorbird.running.workshop.Workshop._open_local", opened)
-    return made
-
-
-def row_of(comparison: dict[str, Any], label: str = "lora") -> dict[str, Any]:
-    return next(row for row in comparison["rows"] if row["label"] == label)
-
-
-def jobs(maker: Maker, label: str = "lora") -> list[Any]:
-    return [job for job in maker.jobs if job.label == label]
-
-
-# seeds
-
-
-def test_each_seed_is_made_and_measured_on_both_splits(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, {lora: {learning_rate: 0.01}, seeds: 3}]", seed="7")
-    finished = scripted.run()
-    row = row_of(finished.comparison)
-    assert [job.seed for job in jobs(maker)] == [7, 8, 9]
-    assert row["seeds"] == [7, 8, 9]
-    assert row["interval_is_about"] == SEVERAL_SEEDS
-    for split in ("validation", "test"):
-        scores = [one[split] for one in row["by_seed"]]
-        assert row[split]["score"] == pytest.approx(sum(scores) / 3)
-        assert row["seed_sd"][split] == pytest.approx(math.sqrt(sum((s - sum(scores) / 3) ** 2 for s in scores) / 2))
-    assert row_of(finished.comparison, "zero_shot")["by_seed"] == []
-
-
-def test_the_seed_with_the_lowest_tuning_loss_is_handed_out(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, {lora: {}, seeds: 3}]", seed="7")
-    finished = scripted.run()
-    row = row_of(finished.comparison)  # 7 % 3 = 1, 8 % 3 = 2, 9 % 3 = 0
-    assert [one["exported"] for one in row["by_seed"]] == [False, False, True]
-    assert store.read_json(finished.folder / row["artifact"] / "prompt.json")["seed"] == 9
-    view = store.read_json(finished.folder / "contestants" / "lora.json")["steps"]
-    assert view["customize"] == view["customize, seed 9"] != view["customize, seed 7"]
-    assert {"validation", "validation, seed 7", "test, seed 9", "latency"} <= set(view)
-
-
-def test_what_starts_from_one_of_several_seeds_starts_from_the_one_that_is_handed_out(
-    scripted: World, maker: Maker
-) -> None:
-    scripted.write(
-        "[zero_shot, {lora: {learning_rate: 0.01}, seeds: 3}, {sft: {}, label: child, after: lora}]", seed="0"
-    )
-    finished = scripted.run()
-    child = next(job for job in maker.jobs if job.label == "child")
-    assert child.parent == finished.folder / row_of(finished.comparison)["artifact"]
-    assert store.read_json(child.parent / "prompt.json")["seed"] == 0  # the lowest loss, and not the last made
-
-
-def test_latency_and_forgetting_are_measured_once_and_scores_told_once(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, {lora: {}, seeds: 3}]")
-    scripted.run()
-    stages = [stage for label, stage in scripted.stages() if label == "lora"]
-    assert stages.count("latency") == stages.count("forgetting") == 1
-    assert [s for s in stages if s.startswith("seed")] == ["seed 1 of 3", "seed 2 of 3", "seed 3 of 3"]
-    told = [e for e in scripted.events if e["kind"] == "measured" and e["label"] == "lora"]
-    assert [e["split"] for e in told] == ["validation", "test"]
-
-
-def test_another_seed_more_makes_that_one_alone(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, lora]")
-    scripted.run()
-    before = len(maker.jobs)
-    scripted.run("contestants.lora.seeds=2")
-    assert [job.seed for job in maker.jobs[before:]] == [1]
-
-
-def test_outcomes_of_seeds_are_read_back_as_they_were_pooled(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, {lora: {}, seeds: 3}]")
-    finished = scripted.run()
-    view = store.read_json(finished.folder / "contestants" / "lora.json")["steps"]
-    lines = store.read_jsonl(finished.folder / "steps" / view["validation"] / "outcomes.jsonl")
-    assert all(len(line["by_seed"]) == 3 and line["score"] == pytest.approx(sum(line["by_seed"]) / 3) for line in lines)
-    (finished.folder / "finished.json").unlink()
-    assert stable(scripted.run().comparison) == stable(finished.comparison)
-
-
-# search
+from .conftest import World
+from .made_by_formula import Maker, bowl, jobs, row_of
 
 
 def test_a_search_begins_with_the_defaults_and_the_best_is_what_is_used(scripted: World, maker: Maker) -> None:
@@ -435,54 +274,3 @@ def test_the_rehearsal_of_a_search_is_its_first_trial_s(scripted: World, maker: 
         p.parent for p in finished.folder.glob("steps/*/inputs.json") if not (p.parent / "done.json").is_file()
     ]
     assert unfinished == []
-
-
-# answer curve
-
-
-def test_shares_are_nested_stratified_and_in_order(scripted: World, maker: Maker) -> None:
-    from tailorbird.running.curves import share_of
-
-    scripted.write("[zero_shot, {lora: {}, curve: [25, 50, 100]}]", split="{train: 60, tuning: 10}")
-    scripted.run()
-    train = jobs(maker)[0].train
-    quarter, half = share_of(train, 25, 0), share_of(train, 50, 0)
-    assert isinstance(quarter, Train)
-    ids = [row.id for row in train]
-    assert {r.id for r in quarter} < {r.id for r in half} < set(ids)
-    assert [r.id for r in half] == [i for i in ids if i in {r.id for r in half}]
-    for label in WORDS:
-        count = sum(row.label == label for row in train)
-        assert abs(sum(row.label == label for row in half) - count / 2) <= 0.5
-    assert {r.id for r in share_of(train, 50, 1)} != {r.id for r in half}
-    assert {row.label for row in share_of(train, 1, 0)} == set(WORDS)
-    assert list(share_of(train, 100, 0)) == list(train)
-
-
-def test_a_curve_is_measured_on_validation_with_the_contestant_as_its_last_point(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, {lora: {}, curve: [25, 50, 100], seeds: 2}]", split="{train: 60, tuning: 10}")
-    finished = scripted.run()
-    row = row_of(finished.comparison)
-    points = row["curve"]["points"]
-    assert [p["share"] for p in points] == [25, 50, 100]
-    assert points[2]["rows"] == 60
-    assert points[2]["score"] == pytest.approx(row["by_seed"][0]["validation"])
-    assert sorted(len(job.train) for job in jobs(maker)) == sorted([points[0]["rows"], points[1]["rows"], 60, 60])
-    assert {p["n"] for p in points} == {finished.comparison["splits"]["validation"]}
-    assert row["curve"]["more_labels"] in ("yes", "not shown", "no")
-    assert row["curve"]["last_step"]["from"] == 50
-    # no files of its points are left
-    assert len(list(finished.folder.glob("steps/*/customization"))) == 3
-
-
-def test_a_curve_of_a_tuned_contestant_has_its_tuned_settings(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, {lora: {}, curve: [50, 100], tune: {trials: 5, over: {learning_rate: null}}}]")
-    row = row_of(scripted.run().comparison)
-    part = next(job for job in jobs(maker) if len(job.train) < len(jobs(maker)[0].train))
-    assert part.settings["learning_rate"] == row["settings"]["effective"]["learning_rate"] != 5e-4
-
-
-def test_without_a_curve_there_is_none(scripted: World, maker: Maker) -> None:
-    scripted.write("[zero_shot, lora]")
-    row = row_of(scripted.run().comparison)
-    assert (row["curve"], row["tuning"]) == (None, None)

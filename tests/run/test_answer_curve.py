@@ -1,0 +1,58 @@
+"""A contestant with an answer curve: nested shares of Train, measured on Validation."""
+
+from __future__ import annotations
+
+import pytest
+
+from tailorbird.types import Train
+
+from .conftest import WORDS, World
+from .made_by_formula import Maker, jobs, row_of
+
+
+def test_shares_are_nested_stratified_and_in_order(scripted: World, maker: Maker) -> None:
+    from tailorbird.running.curves import share_of
+
+    scripted.write("[zero_shot, {lora: {}, curve: [25, 50, 100]}]", split="{train: 60, tuning: 10}")
+    scripted.run()
+    train = jobs(maker)[0].train
+    quarter, half = share_of(train, 25, 0), share_of(train, 50, 0)
+    assert isinstance(quarter, Train)
+    ids = [row.id for row in train]
+    assert {r.id for r in quarter} < {r.id for r in half} < set(ids)
+    assert [r.id for r in half] == [i for i in ids if i in {r.id for r in half}]
+    for label in WORDS:
+        count = sum(row.label == label for row in train)
+        assert abs(sum(row.label == label for row in half) - count / 2) <= 0.5
+    assert {r.id for r in share_of(train, 50, 1)} != {r.id for r in half}
+    assert {row.label for row in share_of(train, 1, 0)} == set(WORDS)
+    assert list(share_of(train, 100, 0)) == list(train)
+
+
+def test_a_curve_is_measured_on_validation_with_the_contestant_as_its_last_point(scripted: World, maker: Maker) -> None:
+    scripted.write("[zero_shot, {lora: {}, curve: [25, 50, 100], seeds: 2}]", split="{train: 60, tuning: 10}")
+    finished = scripted.run()
+    row = row_of(finished.comparison)
+    points = row["curve"]["points"]
+    assert [p["share"] for p in points] == [25, 50, 100]
+    assert points[2]["rows"] == 60
+    assert points[2]["score"] == pytest.approx(row["by_seed"][0]["validation"])
+    assert sorted(len(job.train) for job in jobs(maker)) == sorted([points[0]["rows"], points[1]["rows"], 60, 60])
+    assert {p["n"] for p in points} == {finished.comparison["splits"]["validation"]}
+    assert row["curve"]["more_labels"] in ("yes", "not shown", "no")
+    assert row["curve"]["last_step"]["from"] == 50
+    # no files of its points are left
+    assert len(list(finished.folder.glob("steps/*/customization"))) == 3
+
+
+def test_a_curve_of_a_tuned_contestant_has_its_tuned_settings(scripted: World, maker: Maker) -> None:
+    scripted.write("[zero_shot, {lora: {}, curve: [50, 100], tune: {trials: 5, over: {learning_rate: null}}}]")
+    row = row_of(scripted.run().comparison)
+    part = next(job for job in jobs(maker) if len(job.train) < len(jobs(maker)[0].train))
+    assert part.settings["learning_rate"] == row["settings"]["effective"]["learning_rate"] != 5e-4
+
+
+def test_without_a_curve_there_is_none(scripted: World, maker: Maker) -> None:
+    scripted.write("[zero_shot, lora]")
+    row = row_of(scripted.run().comparison)
+    assert (row["curve"], row["tuning"]) == (None, None)
