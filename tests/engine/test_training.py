@@ -261,6 +261,23 @@ def test_the_exported_point_is_the_best_one_by_the_held_out_loss(model: Model, t
     assert best.tuning_loss == losses[best.step]
 
 
+def test_the_last_point_is_handed_over_as_it_stands_and_never_written(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all weights it is half a gigabyte, and the training ends there."""
+    written: list[tuple[str, int]] = []
+    save = Checkpoints.save
+
+    def noted(self: Checkpoints, kind: str, step: int, *rest: Any, **more: Any) -> None:
+        written.append((kind, step))
+        save(self, kind, step, *rest, **more)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    best = Bench(model, tmp_path).run(every=100)
+    assert best.step == 9
+    assert written == [("best", 3), ("best", 6)]
+
+
 def test_a_checkpoint_is_never_written_with_values_that_are_not_finite(tmp_path: Path) -> None:
     with pytest.raises(NumericError, match="w is not finite at step 3"):
         Checkpoints(tmp_path).save("step", 3, {"w": torch.tensor([float("nan")])}, {})

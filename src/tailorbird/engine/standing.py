@@ -137,8 +137,9 @@ class Standing:
 
     # --- the best point ---------------------------------------------------------------------------
 
-    def judge(self, loss: float | None) -> None:
-        """A new best: lowest held-out loss; without Tuning rows the last point."""
+    def judge(self, loss: float | None, *, last: bool) -> None:
+        """A new best: lowest held-out loss; without Tuning rows the last point. The `last` point of a training is where
+        it stands: nobody would read it from the disk."""
         self.looks_since_best += 1
         if loss is not None and not math.isfinite(loss):
             self.log[-1] |= {"tuning_loss": None, "tuning_loss_not_finite": True}
@@ -146,10 +147,11 @@ class Standing:
         self.log[-1]["tuning_loss"] = loss
         if loss is None or self.best_loss is None or loss < self.best_loss:
             self.best_step, self.best_loss, self.looks_since_best = self.step, loss, 0
-            kept = {self._best_of_checkpoint()}
-            facts = {"tuning_loss": loss}
-            tensors = {**self.optimizer.master_copy(), **self._moments()}
-            self.checkpoints.save("best", self.step, tensors, facts, keep=kept)
+            if not last:
+                kept = {self._best_of_checkpoint()}
+                facts = {"tuning_loss": loss}
+                tensors = {**self.optimizer.master_copy(), **self._moments()}
+                self.checkpoints.save("best", self.step, tensors, facts, keep=kept)
 
     def _moments(self) -> dict[str, Tensor]:
         return self.optimizer.moments() if self.keep_moments else {}

@@ -118,7 +118,7 @@ def train(
             continue
         if run.step % source.steps_per_epoch == 0 or run.step == schedule.steps:
             held_out = held_out_loss(model, tuning, loss) if tuning is not None else None
-            run.judge(held_out)
+            run.judge(held_out, last=run.step == schedule.steps)
             if judged(run.step, held_out) or (patience and run.looks_since_best >= patience):
                 break
         if run.step % checkpoint_steps == 0 and run.step < schedule.steps and run.calm:
