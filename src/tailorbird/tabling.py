@@ -124,7 +124,7 @@ def listed(table: Path) -> JSON:
         try:
             rows.append(_row(opened.verified(version)))
         except TailorbirdError as error:
-            damaged[version.folder.name] = error
+            damaged[version.name] = error
     return {
         "table": str(table),
         "base": opened.base["name"],

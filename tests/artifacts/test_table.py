@@ -256,7 +256,9 @@ def test_a_missing_file_a_foreign_one_and_a_renamed_task_are_refused(
         opened(table, base, "colors")
     (below / "colors").rename(below / "colours")
     (below / "notes.txt").write_text("x")
-    assert "does not belong to a prompt table" in str(PromptTable.open(table).damaged()["notes.txt"])
+    assert "does not belong to a prompt table" in str(PromptTable.open(table).damaged()["notes.txt@damaged"])
+    assert PromptTable.open(table).remove("notes.txt@damaged") == ["notes.txt@damaged"]
+    assert sorted(p.name for p in below.iterdir()) == ["colours", "others"]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "added.json"])
@@ -272,7 +274,8 @@ def test_a_damaged_task_leaves_the_others_and_can_be_taken_out(
         add(table, made["colours"], base, "colours")
     with pytest.raises(SpecError, match="no task is called 'coolers'"):
         shut.remove("coolers")
-    assert shut.remove("colours") == ["colours"]
+    assert list(shut.damaged()) == ["colours@damaged"]
+    assert shut.remove("colours") == ["colours@damaged"]
     assert add(table, made["colours"], base, "colours")[1]
 
 
@@ -363,6 +366,18 @@ def test_killed_while_removing_the_task_is_gone_or_whole(table: Path, base: Path
     assert sorted(PromptTable.open(table).newest()) == ["colours"]
     assert writing("add", table, made["others"], base) == 0
     assert sorted(PromptTable.open(table).newest()) == ["colours", "others"]
+
+
+def test_a_damaged_first_version_can_be_taken_out_alone(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    second, _ = add(table, child(made["colours"], tmp_path / "next"), base, "colours")
+    (table / "prompt_table" / "colours" / "manifest.json").unlink()
+    shut = PromptTable.open(table)
+    with pytest.raises(ArtifactError):
+        shut.find("colours")
+    assert shut.remove("colours@damaged") == ["colours@damaged"]
+    assert shut.find("colours") == second
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")

@@ -49,6 +49,7 @@ def test_whatever_was_learned_from_is_in_no_split_that_it_would_spoil(
         assert not {row.id for row in part} & (old | looked_at)
     assert not {row.id for row in splits.tuning} & old
     assert old <= {row.id for row in splits.train}
+    assert len(splits.validation) and len(splits.test) and len(splits.tuning)
     assert sum(map(len, (splits.train, splits.tuning, splits.validation, splits.test))) == count
     assert facts.learned == len(trained) + len(tuned)
     assert facts.warnings[0] == (
@@ -73,11 +74,51 @@ def test_a_near_duplicate_of_a_known_row_goes_with_it() -> None:
     assert {row.id for row in (make_row(0), near)} <= {row.id for row in splits.train}
 
 
-def test_too_few_new_rows_are_refused_with_the_reason() -> None:
+def test_few_new_rows_are_measured_on_and_too_few_are_refused_with_the_reason() -> None:
     rows = rows_of(40)
+    splits, _ = split(rows, seed=0, learned=learned_from(rows[:35], []))
+    assert [len(part) for part in (splits.train, splits.tuning, splits.validation, splits.test)] == [35, 1, 2, 2]
+    for trained, tuned in ((rows[:37], []), (rows[:17], rows[17:37])):
+        with pytest.raises(DataError) as refused:
+            split(rows, seed=0, learned=learned_from(trained, tuned))
+        assert "3 of 40 rows are new" in str(refused.value)
+        assert "the others were learned from already" in str(refused.value)
+        assert "are needed (" in str(refused.value)
+    with pytest.raises(DataError, match=r"add 5 new rows, or ask for smaller splits"):
+        split(rows, seed=0, sizes={"test": 5, "validation": 5}, learned=learned_from(rows[:34], rows[34:35]))
+
+
+def test_rows_that_belong_to_known_ones_count_as_known() -> None:
+    """Five groups of eight, one row of each known: nothing is new."""
+    rows = [replace(row, group=f"g{number % 5}") for number, row in enumerate(rows_of(40))]
+    with pytest.raises(DataError, match="0 of 40 rows are new"):
+        split(rows, seed=0, learned=learned_from(rows[:5], []))
+
+
+def test_with_given_validation_and_test_going_on_has_the_train_and_tuning_that_were() -> None:
+    rows = rows_of(200)
+    given: dict[str, Any] = {
+        "given_test": [make_row(number) for number in range(300, 320)],
+        "given_validation": [make_row(number) for number in range(400, 420)],
+    }
+    first, _ = split(rows, seed=0, **given)
+    for seed in (1, 2):
+        again, _ = split(rows, seed=seed, learned=learned_from(list(first.train), list(first.tuning)), **given)
+        assert {row.id for row in again.train} == {row.id for row in first.train}
+        assert {row.id for row in again.tuning} == {row.id for row in first.tuning}
+
+
+@pytest.mark.parametrize("mate", [{"text": sentence(1) + " please"}, {"group": "g"}])
+def test_a_given_row_that_belongs_to_a_known_example_is_refused_whatever_is_said_of_overlap(mate: Any) -> None:
+    """Leaving the example out of Train would not make the parent unlearn it."""
+    rows = [make_row(number, group="g" if number == 1 else None) for number in range(40)]
     with pytest.raises(DataError) as refused:
-        split(rows, seed=0, learned=learned_from(rows[:35], []))
-    assert "5 rows are too few, 10 are needed (D37); 35 of the 40 were learned from already" in str(refused.value)
+        split(
+            rows, seed=0, given_test=[make_row(100, **mate)], overlap="drop_from_train",
+            learned=learned_from([rows[1]], []),
+        )  # fmt: skip
+    assert "1 row(s) of the given test set were learned from already" in str(refused.value)
+    assert "rows.csv:102 ~ rows.csv:3" in str(refused.value)
 
 
 def test_a_given_set_that_was_learned_from_is_refused_naming_rows_and_who() -> None:

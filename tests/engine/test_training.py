@@ -232,6 +232,22 @@ def test_a_flipped_bit_in_a_checkpoint_or_its_best_point_is_said_and_trained_aga
     assert other.said == [f"the checkpoint {where.parent.name} is damaged: what it held is trained again"]
 
 
+@pytest.mark.parametrize("torn", ["{", "[]", '{"step": 4}'])
+def test_a_torn_checkpoint_is_passed_over_when_the_next_best_point_is_saved(
+    model: Model, tmp_path: Path, torn: str
+) -> None:
+    """It lies there until the next planned one is written; looks at the Tuning rows come before that."""
+    bench = Bench(model, tmp_path / "whole")
+    undisturbed = bench.run(every=4)
+    other = Bench(model, tmp_path / "torn")
+    other.start = bench.start
+    with pytest.raises(Interrupted):
+        other.run(stop_after=4, every=4)
+    (tmp_path / "torn" / "step-00000004" / "state.json").write_text(torn)
+    assert same(other.run(every=4).tensors, undisturbed.tensors)
+    assert other.said == ["the checkpoint step-00000004 is damaged: what it held is trained again"]
+
+
 def test_a_step_that_is_not_finite_is_skipped_and_said(model: Model, tmp_path: Path) -> None:
     calls = 0
 

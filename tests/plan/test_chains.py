@@ -103,10 +103,10 @@ def test_layers_of_other_updates_are_refused_in_the_techniques_own_words() -> No
 
 
 def test_what_was_trained_nobody_knows_on_what_is_said() -> None:
-    def said(*unsaid: str) -> list[str]:
+    def said(**unsaid: str) -> list[str]:
         spec = make_spec(contestants=["zero_shot", "sft", after("lora", "runs/other:lora")])
         notes = make_plan(spec, replace(make_facts(), unsaid=unsaid)).notes
-        return [note for note in notes if "was trained elsewhere, nobody knows on what" in note]
+        return [note.partition(" one of which nobody knows")[0] for note in notes if "nobody knows" in note]
 
-    assert [note.split()[0] for note in said("lora")] == ["lora"]
+    assert said(lora="starts from", theirs="is") == ["lora starts from", "theirs is"]
     assert said() == []

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tailorbird import spec as specs
 from tailorbird import store
-from tailorbird.artifacts.learned_from import read_learned_from
+from tailorbird.artifacts.learned_from import LearnedFrom, learned_from, read_learned_from, write_learned_from
+from tailorbird.data import manifest
 from tailorbird.errors import ArtifactError, ResourceError, SpecError
+from tailorbird.running.material import read_material
 
 from .conftest import World
 
@@ -71,14 +74,77 @@ def test_a_chain_on_a_base_and_what_goes_on_from_it_in_another_run(world: World)
     assert second["shown"]["forgetting"]["state"] == "measured"  # its weights are not the base's
     assert second["shown"]["forgetting"]["bits_per_byte"]["change"] != 0
 
-    before, now = (split_ids(world.folder / "runs" / name) for name in ("try", "next"))
-    assert before["train"] <= now["train"]
-    assert not (before["train"] | before["tuning"]) & (now["validation"] | now["test"])
-    child = read_learned_from(world.folder / "runs" / "next" / second["on"]["artifact"])
-    parent = read_learned_from(first.folder / rows["lora"]["artifact"])
+
+def test_what_a_parent_has_learned_from_is_not_measured_on(world: World) -> None:
+    """Another seed deals the rows anew: without that knowledge rows of the parent's Train stand in Validation and Test.
+
+    The same for an adapter that is brought along, and for what is made after either.
+    """
+    lora = "lora: {rank: 2, epochs: 1, batch_rows: 16}"
+    world.write(f"[zero_shot, {{{lora}}}]", split=SPLIT)
+    first = world.run()
+    (row,) = (row for row in first.comparison["rows"] if row["label"] == "lora")
+    folder = first.folder / row["artifact"]
+    before = split_ids(first.folder)
+    met = before["train"] | before["tuning"]
+
+    plain = split_of(world, "[zero_shot]")
+    assert met & (plain["validation"] | plain["test"])
+    assert before["train"] & plain["tuning"]
+    for contestants in (
+        f"[zero_shot, {{label: on, after: 'runs/try:lora', {lora}}}]",
+        f"[zero_shot, {{label: theirs, adapter: '{folder}'}}]",
+    ):
+        dealt = split_of(world, contestants)
+        assert not met & (dealt["validation"] | dealt["test"])
+        assert not before["train"] & dealt["tuning"]
+
+    world.name = "next.yaml"
+    world.write(f"[zero_shot, {{label: on, after: 'runs/try:lora', {lora}}}]", split=SPLIT, seed="1")
+    second = world.run()
+    assert any("runs/try:lora has learned from them before" in e.get("text", "") for e in world.events)
+    (row,) = (row for row in second.comparison["rows"] if row["label"] == "on")
+    child, parent = (read_learned_from(place) for place in (second.folder / row["artifact"], folder))
     assert child is not None
     assert parent is not None
-    assert set(parent["train"]) <= set(child["train"])
+    assert child.complete
+    assert parent.train <= child.train
+    assert len(child.train | child.tuning) > len(parent.train | parent.tuning)
+
+    (folder / "learned_from.json").unlink()
+    material = read_material(specs.load(world.spec_path))
+    assert material.unsaid == {"on": "starts from"}
+
+
+def test_what_is_not_known_of_a_parent_is_not_known_of_its_child(tmp_path: Path) -> None:
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    for place in (parent, child):
+        place.mkdir()
+    write_learned_from(parent, learned_from({"train": ["0" * 16], "tuning": ["1" * 16]}, None))
+    write_learned_from(child, learned_from({"train": ["1" * 16], "tuning": ["2" * 16]}, parent))
+    told = read_learned_from(child)
+    assert told == LearnedFrom(frozenset({"0" * 16, "1" * 16}), frozenset({"2" * 16}), complete=True)
+    (parent / "learned_from.json").unlink()
+    assert learned_from({"train": ["1" * 16]}, parent) == LearnedFrom(frozenset({"1" * 16}), complete=False)
+    assert learned_from({}, None) == LearnedFrom()
+    (child / "learned_from.json").write_text('{"schema": 1, "complete": true, "train": ["x"], "tuning": []}')
+    with pytest.raises(ArtifactError, match="train: is not a list of hashes"):
+        read_learned_from(child)
+
+
+def test_a_run_that_starts_from_its_own_work_is_refused(world: World) -> None:
+    lora = "lora: {rank: 2, epochs: 1, batch_rows: 16}"
+    world.write(f"[zero_shot, {{{lora}}}]", split=SPLIT)
+    world.run()
+    world.write(f"[zero_shot, {{{lora}}}, {{label: on, after: 'runs/try:lora', {lora}}}]", split=SPLIT)
+    with pytest.raises(SpecError, match="on starts from what this very run has made"):
+        world.run()
+
+
+def split_of(world: World, contestants: str) -> dict[str, set[str]]:
+    world.write(contestants, split=SPLIT, seed="1")
+    material = read_material(specs.load(world.spec_path))
+    return {name: set(ids) for name, ids in manifest(material.splits).items()}
 
 
 def split_ids(folder: Path) -> dict[str, set[str]]:

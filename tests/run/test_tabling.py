@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,21 @@ def test_a_file_whose_rows_name_their_task_is_answered_row_by_row_and_goes_on(fo
             assert not row["label"]
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "manifest.json"])
+def test_a_damaged_task_is_the_problem_of_its_rows_alone(folder: Path, tmp_path: Path, name: str) -> None:
+    """`more` comes first in the alphabet, before the task that answers and beside the untouched base."""
+    shutil.copytree(folder / "table", tmp_path / "table")
+    damaged = tmp_path / "table" / "prompt_table" / "more" / name
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    write_queue(tmp_path / "in.csv", 6)
+    assert applied(tmp_path, tmp_path / "in.csv", tmp_path / "out.csv") == Applied(6, 2, 0, 0)
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+        problems = {row["task"]: row["problem"] for row in csv.DictReader(file)}
+    assert sorted(task for task, problem in problems.items() if problem) == ["more", "nobody"]
+    with pytest.raises(SpecError, match="'more' is in the table already"):
+        serve(tmp_path / "table", {"more": f"{folder}/runs/try:lora"})
+
+
 def test_a_file_without_the_column_is_refused_before_anything_is_answered(folder: Path, tmp_path: Path) -> None:
     write_queue(tmp_path / "in.csv", 3, header="id,topic,text")
     with pytest.raises(DataError, match="there is no column `task`; the columns are id, topic, text"):
@@ -224,7 +240,9 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
     code, out = command("table", "list", str(table), "--json")
     assert (code, json.loads(out)["tasks"]) == (4, [])
-    assert "adapter_model.safetensors is not the file that was measured" in json.loads(out)["damaged"]["topics"]
+    ((name, why),) = json.loads(out)["damaged"].items()
+    assert name == row["name"]
+    assert "adapter_model.safetensors is not the file that was measured" in why
     assert command("table", "list", str(table))[0] == 4
     assert command("chat", f"{table}:topics")[0] == 4
     assert command("table", "remove", str(table), "words")[0] == 2

@@ -29,6 +29,7 @@ from tailorbird.spec import checked_name, did_you_mean
 
 SCHEMA = 1
 NAME, TASKS, BASE = "table.json", "prompt_table", "base"
+DAMAGED = "damaged"  # in place of the hash of a task's first version, where that cannot be told
 HASH = 12  # hex digits of an identity in a version's name
 STORED = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"})  # what stands before a text and changes no weight
 
@@ -96,8 +97,14 @@ class PromptTable:
         return self._look()[0]
 
     def damaged(self) -> dict[str, TailorbirdError]:
-        """What lies among the tasks and is no version of one, or one of another base: name -> why."""
-        return self._look()[1]
+        """What lies among the tasks and is no version of one, or one of another base: name -> why. The name is what
+        `remove` takes: a folder's, or TASK@damaged where the folder's is that of all its versions."""
+        return {_name_of_damaged(folder): error for folder, error in self._look()[1].items()}
+
+    def tasks(self) -> set[str]:
+        """All that there are, damaged ones too."""
+        versions, damaged = self._look()
+        return {version.task for version in versions} | {_task(folder) for folder in damaged}
 
     def newest(self) -> dict[str, Version]:
         """The newest version of each task. One with a damaged version has none: that may have been its newest."""
@@ -180,19 +187,21 @@ class PromptTable:
     def remove(self, name: str) -> list[str]:
         """Takes out TASK with all its versions, or TASK@HASH alone, damaged or not; gives their names.
 
-        The newest goes last: killed in between, TASK is still what it was.
+        The newest goes last, and what is damaged after it: killed in between, TASK is still what it was.
         """
         with _lock(self.path):
             versions, damaged = self._look()
-            whole = [v for v in versions if name in (v.task, v.name)]
-            gone = {
-                n: self.path / TASKS / n for n in damaged if name in (_task(n), n) and _wrong_name(_task(n)) is None
-            }
-            gone |= {version.name: version.folder for version in whole}
+            gone = {version.name: version.folder for version in versions if name in (version.task, version.name)}
+            for folder in damaged:
+                if name in (_task(folder), _name_of_damaged(folder)):
+                    gone[_name_of_damaged(folder)] = self.path / TASKS / folder
             if not gone:
                 self.find(name)  # which says that there is none, and what there is
-            for folder in gone.values():
-                store.discard_folder(folder)
+            for path in gone.values():
+                if path.is_dir() and not path.is_symlink():
+                    store.discard_folder(path)
+                else:
+                    path.unlink()
             return list(gone)
 
     def add(self, source: Path, task: str, made: Mapping[str, Any]) -> tuple[Version, bool]:
@@ -290,6 +299,10 @@ def refuse_unfit(source: Path, task: str, fingerprint: str | None = None) -> Man
 
 def _task(folder: str) -> str:
     return folder.partition("@")[0]
+
+
+def _name_of_damaged(folder: str) -> str:
+    return folder if "@" in folder or _wrong_name(folder) else f"{folder}@{DAMAGED}"
 
 
 def _digest(manifest: Manifest) -> str:

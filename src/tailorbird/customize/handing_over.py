@@ -35,7 +35,7 @@ def hand_over(
     """Write the folder beside, with the logits of three Train rows as the live model gives them, then publish it."""
     from tailorbird.answerers.opening import environment
     from tailorbird.artifacts.layout import write_parts
-    from tailorbird.artifacts.learned_from import read_learned_from, write_learned_from
+    from tailorbird.artifacts.learned_from import learned_from, write_learned_from
     from tailorbird.artifacts.manifest import write_manifest
     from tailorbird.artifacts.training_state import write_state
     from tailorbird.data import met
@@ -52,11 +52,8 @@ def hand_over(
         ids = renderer.prompt(parts.prompt.conversation(row.prompt))
         top_ids, logits = top_logits(ids)
         checks.append({"ids": ids, "top_ids": top_ids, "top_logits": logits})
-    write_learned_from(
-        temporary,
-        met(job.train, job.tuning) if technique.trained else {},
-        read_learned_from(job.parent) if job.parent is not None else None,
-    )
+    own = met((*job.train, *job.replay), job.tuning) if technique.trained else {}
+    write_learned_from(temporary, learned_from(own, job.parent))
     stable = {k: v for k, v in facts.items() if k not in ("train_seconds", "peak_memory_mb")}
     write_manifest(
         temporary,

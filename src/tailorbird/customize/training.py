@@ -134,7 +134,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         l2_to_start=settings.l2_to_start,
         patience=settings.patience,
         keep_moments=settings.keep_optimizer,
-        restart=lambda: begin(read_parent(job, technique))[1].start(),
+        restart=lambda: begin(read_parent(replace(job, notes=[], note=lambda text: None), technique))[1].start(),
     )
     store.write_jsonl(job.work / "log.jsonl", best.log)
     if best.skipped:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from tailorbird.data.facts import label_counts, source_counts
 from tailorbird.data.given import check_labels, part_of, without_given
-from tailorbird.data.learned import NOTHING, Learned, barred, input_hash, refuse_met
+from tailorbird.data.learned import NOTHING, Barred, Learned, refuse_met
 from tailorbird.data.near import Union, clusters
 from tailorbird.data.overlap import overlaps
-from tailorbird.data.sizes import Sizes, wanted
+from tailorbird.data.sizes import Sizes, wanted, wanted_of_known
 from tailorbird.data.units import Unit, assign, units_of
 from tailorbird.errors import DataError
 from tailorbird.types import Row, SplitName, Splits, Test, Train, Tuning, Validation
@@ -28,8 +28,9 @@ class SplitFacts:
     """What was done. `clusters`: units of several rows (`rows` in them, the `largest`, texts `near` each other).
 
     `moved`: rows that stand where they do because a row of their unit stands there. `learned`: examples that a
-    customization has learned from before, which are in Train (or Tuning, where it only looked at them). `dropped`:
-    examples left out because given rows say the same. `sources`: rows of each data set of a collection in each split.
+    customization has learned from before, or that belong to such: they are in Train (or Tuning, where it only looked
+    at them). `dropped`: examples left out because given rows say the same. `sources`: rows of each data set of a
+    collection in each split.
     `unused`: rows that no split asked for. `overlap` was proven, not assumed.
     """
 
@@ -85,25 +86,29 @@ def split(
             raise DataError(f"the given {name} set has no rows (D37)", where=name, remedy="name a file with rows")
     if stratify:
         check_labels(examples)
-    refuse_met(learned, given)
+    refuse_met(learned, given, examples)
     examples, dropped = without_given(examples, given, overlap)
-    trained = sum(input_hash(row) in learned.trained for row in examples)
-    asked = wanted(len(examples), sizes, {name: len(kept) for name, kept in given.items()}, trained)
+    counts = {name: len(kept) for name, kept in given.items()}
     parts = {name: part_of(kept, sizes.get(name), seed, name) for name, kept in given.items()}
     union, joined = clusters(examples)
     sourced = any(row.source is not None for row in examples)
     while True:
         units = units_of(examples, union, stratify)
-        chosen = assign(units, asked, seed, stratify or sourced, barred(learned, examples, units))
+        barred = Barred.of(learned, examples, units)
+        if barred.rows:
+            known = {"trained": barred.trained_rows, "tuned": barred.tuned_rows}
+            asked = wanted_of_known(len(examples), sizes, counts, **known)
+        else:
+            asked = wanted(len(examples), sizes, counts)
+        chosen = assign(units, asked, seed, stratify or sourced, barred.splits)
         splits = _splits({name: parts.get(name) or [examples[i] for i in chosen[name]] for name in NAMES})
-        _check_none_empty(splits, units)
+        _check_none_empty(splits, units, barred)
         missed = overlaps(splits)
         if not missed:
             break
         _mend(missed, examples, union, given)
-    known = [who for row in examples if (who := learned.by(row))]
     facts = _facts(
-        splits, units, joined, asked, dropped, len(examples), {name: sizes.get(name) for name in given}, seed, known
+        splits, units, joined, asked, dropped, len(examples), {name: sizes.get(name) for name in given}, seed, barred
     )
     return splits, facts
 
@@ -112,16 +117,20 @@ def _splits(parts: Mapping[SplitName, Sequence[Row]]) -> Splits:
     return Splits(Train(parts["train"]), Tuning(parts["tuning"]), Validation(parts["validation"]), Test(parts["test"]))
 
 
-def _check_none_empty(splits: Splits, units: Sequence[Unit]) -> None:
+def _check_none_empty(splits: Splits, units: Sequence[Unit], barred: Barred) -> None:
     for part in (splits.train, splits.tuning, splits.validation, splits.test):
         if not len(part):
             largest = max((unit.size for unit in units), default=0)
             raise DataError(
                 f"no row is left for {part.name}: the rows form {len(units):,} units that are not divided (the same "
-                f"or nearly the same text, or one group), the largest has {largest:,} rows (D37)",
+                f"or nearly the same text, or one group), the largest has {largest:,} rows{_met(barred)} (D37)",
                 where="split",
                 remedy="at least four units are needed: add rows of other groups, or ask for smaller splits",
             )
+
+
+def _met(barred: Barred) -> str:
+    return f", and {', '.join(barred.who)} has learned from {barred.rows:,} of the rows" if barred.rows else ""
 
 
 def _mend(
@@ -155,7 +164,7 @@ def _facts(
     rows: int,
     given: Mapping[SplitName, int | None],
     seed: int,
-    known: Sequence[str],
+    barred: Barred,
 ) -> SplitFacts:
     parts = (splits.train, splits.tuning, splits.validation, splits.test)
     got: dict[str, int] = {part.name: len(part) for part in parts}
@@ -171,9 +180,9 @@ def _facts(
         unused=rows - sum(count for name, count in got.items() if name not in given),
         labels={part.name: label_counts(part) for part in parts},
         sources={part.name: found for part in parts if (found := source_counts(part))},
-        learned=len(known),
+        learned=barred.rows,
         seed=seed,
-        warnings=tuple(_warnings(splits, got, sizes, units, known)),
+        warnings=tuple(_warnings(splits, got, sizes, units, barred)),
     )
 
 
@@ -182,16 +191,16 @@ def _warnings(
     got: Mapping[str, int],
     asked: Mapping[str, int | None],
     units: Sequence[Unit],
-    known: Sequence[str],
+    barred: Barred,
 ) -> list[str]:
     warnings = []
-    if known:
-        named = ", ".join(sorted(set(known)))
-        warnings.append(f"{len(known):,} rows are not measured on: {named} has learned from them before")
+    if barred.rows:
+        named = ", ".join(barred.who)
+        warnings.append(f"{barred.rows:,} rows are not measured on: {named} has learned from them before")
     for name, size in asked.items():
         if size is not None and got[name] != size:
             largest = max((u.size for u in units), default=1)
-            why = f"rows that belong together are not divided (the largest unit has {largest})"
+            why = f"rows that belong together are not divided (the largest unit has {largest}){_met(barred)}"
             warnings.append(f"{name} has {got[name]:,} of {size:,} rows asked: {why}")
     labels = {part.name: label_counts(part) for part in (splits.train, splits.validation, splits.test)}
     everything = sorted(set().union(*labels.values()))

@@ -47,6 +47,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
         self.folder, self.say = folder, say
+        self._told: set[str] = set()
         with store.disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
         store.sweep(folder)
@@ -94,12 +95,6 @@ class Checkpoints:
     def at(self, kind: str, step: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return self._read(self._folder(kind, step))
 
-    def facts(self, kind: str) -> dict[str, Any] | None:
-        """What the newest says beside its tensors, without reading them."""
-        folders = [folder for folder in self._all(kind) if (folder / "state.json").is_file()]
-        found: dict[str, Any] | None = store.read_json(folders[-1] / "state.json") if folders else None
-        return found
-
     def remove(self, kind: str) -> None:
         for folder in self._all(kind):
             shutil.rmtree(folder, ignore_errors=True)
@@ -122,7 +117,9 @@ class Checkpoints:
                 return told
         except (ArtifactError, OSError, AttributeError, KeyError, TypeError):
             pass  # torn, or not what was written
-        self.say(f"the checkpoint {folder.name} is damaged: what it held is trained again")
+        if folder.name not in self._told:
+            self._told.add(folder.name)
+            self.say(f"the checkpoint {folder.name} is damaged: what it held is trained again")
         return None
 
     def _folder(self, kind: str, step: int) -> Path:

@@ -59,6 +59,7 @@ class Standing:
         self.step = self.skipped = self.looks_since_best = 0
         self.saved_step = -1
         self.best_step: int | None = None
+        self.planned_best: int | None = None  # of the newest planned checkpoint, which may be gone back to
         self.best_loss: float | None = None
         self.rolled_back: tuple[int, int] | None = None
 
@@ -68,7 +69,10 @@ class Standing:
 
     def resume(self) -> None:
         """At the newest checkpoint that is whole and whose best point is; else at the start."""
-        found = [each for kind in ("step", "stop") if (each := self.checkpoints.newest(kind)) is not None]
+        planned, stopped = self.checkpoints.newest("step"), self.checkpoints.newest("stop")
+        if planned is not None:
+            self.planned_best = planned[1]["best_step"]
+        found = [each for each in (planned, stopped) if each is not None]
         for tensors, facts in sorted(found, key=lambda each: -each[1]["step"]):
             if facts["best_step"] is None or self.checkpoints.whole("best", facts["best_step"]):
                 self._stand_at(tensors, facts)
@@ -148,18 +152,11 @@ class Standing:
         if loss is None or self.best_loss is None or loss < self.best_loss:
             self.best_step, self.best_loss, self.looks_since_best = self.step, loss, 0
             if not last:
-                kept = {self._best_of_checkpoint()}
-                facts = {"tuning_loss": loss}
                 tensors = {**self.optimizer.master_copy(), **self._moments()}
-                self.checkpoints.save("best", self.step, tensors, facts, keep=kept)
+                self.checkpoints.save("best", self.step, tensors, {"tuning_loss": loss}, keep={self.planned_best})
 
     def _moments(self) -> dict[str, Tensor]:
         return self.optimizer.moments() if self.keep_moments else {}
-
-    def _best_of_checkpoint(self) -> int | None:
-        """The best point that the newest planned checkpoint speaks of: it may be gone back to."""
-        facts = self.checkpoints.facts("step")
-        return None if facts is None else facts.get("best_step")
 
     def best(self) -> Best:
         if self.best_step is None:
@@ -174,7 +171,7 @@ class Standing:
                 raise ArtifactError(
                     f"the best point (step {self.best_step}) is gone, or damaged",
                     where=str(self.checkpoints.folder),
-                    remedy="the same command again trains from the last point that is whole",
+                    remedy="remove finished.json of the run: the same command trains from the last point that is whole",
                 )
             tensors = {name: found[0].pop(name) for name in self.optimizer.masters}
             moments = found[0]
@@ -206,3 +203,5 @@ class Standing:
         }
         self.checkpoints.save(kind, self.step, self.optimizer.state(), facts)
         self.saved_step = self.step
+        if kind == "step":
+            self.planned_best = self.best_step

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from tailorbird.artifacts.parts import Prompt
@@ -38,14 +38,14 @@ class Lengths:
 @dataclass(frozen=True)
 class Facts:
     """`machine.gflops` is empty where no probe has run yet (`check` imports no torch): speeds are then assumed.
-    `unsaid`: labels of contestants that were, or start from what was, trained nobody knows on what."""
+    `unsaid`: contestants that were trained nobody knows on what ("is"), or start from such a one ("starts from")."""
 
     task: Task
     sizes: dict[str, int]
     lengths: Lengths
     base: BaseFacts
     machine: Machine
-    unsaid: tuple[str, ...] = ()
+    unsaid: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tokens(Protocol):

@@ -240,14 +240,14 @@ def _entrants(
             notes.append(f"{entrant.label} is left out: {entrant.note}")
             continue
         entrants.append(entrant)
-    notes += [_may_have_seen(label) for label in facts.unsaid]
+    notes += [_may_have_seen(label, how) for label, how in facts.unsaid.items()]
     return tuple(_without_orphans(entrants)), notes
 
 
-def _may_have_seen(label: str) -> str:
+def _may_have_seen(label: str, how: str) -> str:
     return (
-        f"{label} was trained elsewhere, nobody knows on what: if Validation or Test rows were among it, "
-        "its scores are too high"
+        f"{label} {how} one of which nobody knows all that it was trained on: if Validation or Test rows were among "
+        "it, its scores are too high"
     )
 
 

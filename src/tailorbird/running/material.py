@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that is known before anything is computed. `unsaid`: contestants made elsewhere, of which nobody
-    knows what they learned from."""
+    """Everything that is known before anything is computed. `unsaid`: as in `Facts`."""
 
     spec: Spec
     base: BaseFacts
@@ -41,7 +40,7 @@ class Material:
     split_facts: dict[str, Any]
     lengths: Lengths
     replayed: Replayed | None = None
-    unsaid: tuple[str, ...] = ()
+    unsaid: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -104,7 +103,7 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
     rows = {"all": labelled(kind, dataset.rows), **{n: labelled(kind, d.rows) for n, d in given.items()}}
     task = _task(spec, kind, [row for part in rows.values() for row in part])
     say("splitting")
-    learned, unsaid = learned_before(spec)
+    learned, unsaid = learned_before(spec, folder)
     splits, facts = data.split(
         rows["all"],
         seed=how.seed,
@@ -132,27 +131,36 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
     return Material(spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid)
 
 
-def learned_before(spec: Spec) -> tuple[Learned, tuple[str, ...]]:
-    """What the customizations that the spec brings along have learned from; and the labels of those that do not say."""
+def learned_before(spec: Spec, base: Path) -> tuple[Learned, dict[str, str]]:
+    """What the customizations that the spec brings along have learned from; and of those that do not say (all of) it,
+    and of contestants made after them: label -> "is" or "starts from"."""
     from tailorbird import data
     from tailorbird.artifacts.learned_from import read_learned_from
     from tailorbird.running.inputs import brought_path, parent_folder
 
     trained: dict[str, str] = {}
     tuned: dict[str, str] = {}
-    unsaid = []
+    unsaid: dict[str, str] = {}
+
+    def take(folder: Path, who: str) -> bool:
+        found = read_learned_from(folder)
+        if found is not None:
+            trained.update(dict.fromkeys(found.train, who))
+            tuned.update(dict.fromkeys(found.tuning, who))
+        return found is not None and found.complete
+
+    take(base, f"the base {spec.base.name}")  # of one that is no customization it is not known, as everywhere
     for contestant in spec.contestants or ():
-        folder, who = parent_folder(spec, contestant.label, contestant.after), contestant.after
-        if folder is None and contestant.adapter is not None:
-            folder, who = brought_path(spec, contestant), contestant.label
-        if folder is None:
-            continue
-        if (found := read_learned_from(folder)) is None:
-            unsaid.append(contestant.label)
-            continue
-        trained |= dict.fromkeys(found["train"], str(who))
-        tuned |= dict.fromkeys(found["tuning"], str(who))
-    return data.Learned(trained, tuned), tuple(unsaid)
+        parent = parent_folder(spec, contestant.label, contestant.after)
+        if parent is not None and not take(parent, str(contestant.after)):
+            unsaid[contestant.label] = "starts from"
+        if contestant.adapter is not None:
+            brought = brought_path(spec, contestant)
+            if brought is not None and not take(brought, contestant.label):
+                unsaid[contestant.label] = "is"
+    for _ in spec.contestants or ():  # and those behind them
+        unsaid |= {c.label: "starts from" for c in spec.contestants or () if c.after in unsaid}
+    return data.Learned(trained, tuned), unsaid
 
 
 def render(renderer: Renderer, task: Task, row: Row) -> list[tuple[str, bool]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.artifacts.layout import PROMPT
-from tailorbird.artifacts.table import PromptTable
+from tailorbird.artifacts.table import PromptTable, Version
 from tailorbird.errors import ArtifactError, SpecError
 from tailorbird.plan import Plan
 from tailorbird.running.folder import RunFolder, find
@@ -87,19 +87,31 @@ class Chosen:
 def in_table(table: PromptTable, name: str) -> Chosen:
     """A task of a prompt table, TASK or TASK@HASH."""
     version = table.verified(table.find(name))
-    manifest, prompt = version.manifest, store.read_json(version.folder / PROMPT)
+    prompt = store.read_json(version.folder / PROMPT)
+    return replace(
+        unverified(table, version),
+        label=name,
+        instruction=prompt["instruction"],
+        labels=tuple(prompt["decode"]["labels"]),
+        max_new_tokens=int(prompt["decode"]["max_new_tokens"]),
+    )
+
+
+def unverified(table: PromptTable, version: Version) -> Chosen:
+    """What a version's manifest says of base and machine; its files are not looked at."""
+    manifest = version.manifest
     return Chosen(
         place=table.path,
-        label=name,
+        label=version.name,
         folder=version.folder,
         base=table.base["name"],
         base_then=Path(table.base["folder"]),
         device_then=str(manifest.environment["device"]),
         dtype=manifest.compute_dtype,
         threads=int(manifest.environment["threads"]),
-        instruction=prompt["instruction"],
-        labels=tuple(prompt["decode"]["labels"]),
-        max_new_tokens=int(prompt["decode"]["max_new_tokens"]),
+        instruction=None,
+        labels=(),
+        max_new_tokens=0,
     )
 
 

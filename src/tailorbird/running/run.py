@@ -17,13 +17,13 @@ from typing import Any
 
 from tailorbird import store
 from tailorbird.data.text import printable
-from tailorbird.errors import Interrupted, TailorbirdError
+from tailorbird.errors import Interrupted, SpecError, TailorbirdError
 from tailorbird.events import Events
 from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
 from tailorbird.plan.making import need_a_contestant
 from tailorbird.running import curves, repeats, sealing, steps, writing
 from tailorbird.running.folder import RunFolder, choose
-from tailorbird.running.inputs import Inputs, inputs_of
+from tailorbird.running.inputs import Inputs, brought_path, inputs_of, parent_folder
 from tailorbird.running.material import Material, read_material
 from tailorbird.running.uncalibrated import Uncalibrated
 from tailorbird.running.workshop import Work, Workshop
@@ -61,6 +61,7 @@ def run_spec(
     if finished := folder.finished(inputs):
         comparison = store.read_json(folder.comparison)
         return Finished(folder.path, comparison, finished["exit_code"], finished["exit_codes"], again=True)
+    refuse_itself(spec, folder.path)
     with store.RunLock(folder.path):
         try:
             events.emit("stage_started", label=None, stage="read data", total=0)
@@ -85,6 +86,19 @@ def run_spec(
         seconds=time.perf_counter() - begun,
     )
     return finished_run
+
+
+def refuse_itself(spec: Spec, folder: Path) -> None:
+    """SpecError for a contestant that is, or starts from, what this very run has made: with each run it would be
+    another one, which has learned from more of the rows."""
+    for contestant in spec.contestants or ():
+        for path in (parent_folder(spec, contestant.label, contestant.after), brought_path(spec, contestant)):
+            if path is not None and path.resolve().is_relative_to(folder.resolve()):
+                raise SpecError(
+                    f"{contestant.label} starts from what this very run has made",
+                    where=str(path),
+                    remedy="name the contestant itself (`after: LABEL`), or give the spec another `name`",
+                )
 
 
 def decide(spec: Spec, material: Material, folder: RunFolder, inputs: Inputs) -> Plan:
@@ -147,7 +161,7 @@ def announce(shop: Workshop) -> None:
         metric=plan.task["metric"],
         expected={e.label: e.seconds for e in plan.planned},
     )
-    for note in (*plan.notes, *shop.material.renderer.notes):
+    for note in (*plan.notes, *shop.material.split_facts["warnings"], *shop.material.renderer.notes):
         shop.events.emit("note", text=note)
 
 

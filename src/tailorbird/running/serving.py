@@ -11,7 +11,7 @@ from tailorbird import store
 from tailorbird.artifacts.manifest import read_manifest
 from tailorbird.artifacts.table import BASE, PromptTable
 from tailorbird.errors import SpecError
-from tailorbird.running.opening import Chosen, choose, in_table
+from tailorbird.running.opening import Chosen, choose, in_table, unverified
 from tailorbird.types import Answer, Conversation, Request
 
 if TYPE_CHECKING:
@@ -90,20 +90,21 @@ class Served:
             return self.chosen(name).open()
         from tailorbird.answerers.opening import open_bare
 
-        like = self.chosen(self.names[0])
+        like = unverified(self.table, self.table.newest()[self.names[0]])
+        like = replace(like, device_then=self.device_then or like.device_then)
         return open_bare(like.base_folder, device=like.device(), dtype=self.table.compute_dtype, threads=like.threads)
 
 
 def serve(path: Path, beside: Mapping[str, str]) -> Served:
     """The table at `path`, with {name: RUN:LABEL} beside it."""
     table = PromptTable.open(path)
-    tasks = table.newest()
-    if not tasks:
-        for error in table.damaged().values():
-            raise error
+    tasks, all_tasks = table.newest(), table.tasks()
+    if not all_tasks:
         raise SpecError("the table is empty", where=str(path), remedy="tailorbird table add TABLE RUN:LABEL")
-    if taken := next((name for name in beside if name in tasks or name == BASE), None):
+    if not tasks:
+        raise next(iter(table.damaged().values()))
+    if taken := next((name for name in beside if name in all_tasks or name == BASE), None):
         raise SpecError(f"{taken!r} is in the table already", where=str(path), remedy="give it another name")
     base = Path(table.base["folder"])
-    device = in_table(table, sorted(tasks)[0]).device_then
+    device = str(tasks[min(tasks)].manifest.environment["device"])
     return Served(table, {name: replace(choose(run), base_then=base) for name, run in beside.items()}, device)

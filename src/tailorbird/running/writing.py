@@ -20,6 +20,7 @@ from tailorbird.running.workshop import Work, Workshop
 from tailorbird.types import JSON, Outcome, Row
 
 SUSPECTS = "suspects.csv"
+LONGEST_CELL = 2**31 - 1  # characters; Python's own limit is 131,072
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -121,6 +122,7 @@ def count_suspects(folder: Path) -> int:
     """Rows in the suspects.csv of a run's folder; 0 where there is none."""
     if not (folder / SUSPECTS).is_file():
         return 0
+    csv.field_size_limit(LONGEST_CELL)
     with open(folder / SUSPECTS, encoding="utf-8", newline="") as file:
         return max(0, sum(1 for _ in csv.reader(file)) - 1)
 
