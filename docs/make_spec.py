@@ -59,8 +59,9 @@ One technique after another: `- {lora: {rank: 8}, label: specialist, after: sft}
 technique goes on with a parent's part of its own kind (rank, targets, number of virtual tokens as they were) and leaves
 others frozen in place; `sft` first adds to the weights what its parent put beside them. `p_tuning` goes on with its
 encoder and the optimizer's state, others with the latter where the parent has `keep_optimizer: true`: at a constant
-rate without warm-up k epochs and k more are then 2k, bit for bit, on the same Train rows. Rows that the parent learned from in another run stay
-in Train (those that only chose its best point: in Train or Tuning), so Validation and Test need rows that are new to it.
+rate without warm-up k epochs and k more are then 2k, bit for bit, on the same Train rows. Rows that the parent learned
+from in another run stay in Train (those that only chose its best point: in Train or Tuning), so Validation and Test
+need rows that are new to it.
 
 More than once: `- {lora: {}, seeds: 5}` is made five times, and its interval speaks of the technique;
 `- {lora: {}, tune: 8}` first tries eight settings on Train and Tuning rows, the first its defaults, and
