@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tailorbird.reporting.contestants import bare_base
 from tailorbird.reporting.page import render, write_report
 from tailorbird.reporting.page.chart_curves import series, thinned
 from tailorbird.reporting.page.pictures import signed_tick
@@ -168,6 +169,19 @@ def test_the_verdict_its_doubts_and_its_price_are_said_in_sentences(case: Case) 
 )
 def test_other_verdicts_have_their_own_headline(case: Case, verdict: str, words: str) -> None:
     assert words in Page(render(with_verdict(case, verdict).report())).text
+
+
+def test_what_the_bare_base_reached_stands_beside_the_difference_to_it() -> None:
+    """zero_shot is calibrated to 0.5 and 0.2 above the base as it is: a reader who subtracts must not be puzzled."""
+    rows: list[Any] = [
+        {"label": "lora", "test": {"score": 0.9}, "versus_base": {"test": {"difference": 0.6}}},
+        {"label": "zero_shot", "technique": "zero_shot", "test": {"score": 0.5}},
+    ]
+    comparison: Any = {"metric": "accuracy", "rows": rows}
+    assert bare_base(comparison, "test") == "the base alone: 30.0 %"
+    rows[1]["versus_base"] = {"test": {"difference": 0.2}}
+    assert bare_base(comparison, "test") == "the base alone, uncalibrated: 30.0 %"
+    assert bare_base(comparison, "validation") is None
 
 
 def test_failed_and_skipped_contestants_stand_in_the_table_with_their_reason(case: Case) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tailorbird.measure.comparison import ranked
+from tailorbird.reporting import numbers
 from tailorbird.reporting.numbers import is_number
 from tailorbird.types import JSON, Outcome, SplitName
 
@@ -80,6 +81,20 @@ def measured(row: JSON, split: str) -> JSON | None:
     """The score of a split, or None where it was not measured."""
     found = row.get(split)
     return found if isinstance(found, dict) and is_number(found.get("score")) else None
+
+
+def bare_base(comparison: JSON, split: str) -> str | None:
+    """What `versus_base` is against, with its score: the base with the instruction alone, never calibrated. So it is
+    not what zero_shot shows where calibration helped it."""
+    metric, calibrated, score = comparison["metric"], False, None
+    for row in comparison.get("rows", []):
+        found, against = measured(row, split), (row.get("versus_base") or {}).get(split) or {}
+        if found and is_number(against.get("difference")):
+            score = found["score"] - against["difference"]
+            calibrated |= row.get("technique") == "zero_shot" and against["difference"] != 0
+    if score is None:
+        return None
+    return f"the base alone{', uncalibrated' if calibrated else ''}: {numbers.score(score, metric)}"
 
 
 def by_label(comparison: JSON, label: str | None) -> JSON | None:

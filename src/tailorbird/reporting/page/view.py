@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailorbird.reporting import doubts, numbers, price, repeats, verdict
-from tailorbird.reporting.contestants import done, in_order, joined, measured, metric_name, pick, what
+from tailorbird.reporting.contestants import bare_base, done, in_order, joined, measured, metric_name, pick, what
 from tailorbird.reporting.page import answers, confusion, facts, glossary, limits, pictures
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.tables import difference_cell, forgetting_cell
@@ -50,6 +50,7 @@ def build(data: ReportInput) -> dict[str, Any]:
         "answer_curves": pictures.answer_curves(data),
         "tuned": pictures.tuned(data, veil),
         "comparisons": compared(comparison),
+        "bare_base": bare_base(comparison, "validation"),
         "confusion": {"heats": heats, "pairs": pairs, "labels": recall_labels, "recalls": recalls},
         "answers": {"shown": shown, "disagreeing": disagreeing, "total": total, "split": answers.split_of(data)},
         "shows_rows": data.shows_rows,
@@ -107,14 +108,17 @@ def key_figures(comparison: JSON) -> list[dict[str, str]]:
                     "more": f"95 % interval {span}",
                 }
             )
-    base = (row.get("versus_base") or {}).get("test") or (row.get("versus_base") or {}).get("validation") or {}
+    versus = row.get("versus_base") or {}
+    split = "test" if versus.get("test") else "validation"
+    base = versus.get(split) or {}
     if numbers.is_number(base.get("difference")) and base["difference"] != 0:
         points = " points" if metric in numbers.SHARES else ""
         figures.append(
             {
                 "name": "against the bare base",
                 "value": numbers.difference(base["difference"], metric) + points,
-                "more": numbers.difference_interval(base.get("low"), base.get("high"), metric),
+                "more": f"{numbers.difference_interval(base.get('low'), base.get('high'), metric)}; "
+                f"{bare_base(comparison, split)}",
             }
         )
     latency = cost.get("latency_ms") or {}
