@@ -63,7 +63,7 @@ class Barred:
     def of(learned: Learned, rows: Sequence[Row], units: Iterable[Unit]) -> Barred:
         found: dict[bool, list[Unit]] = {True: [], False: []}
         who: set[str] = set()
-        for unit in units:
+        for unit in units if learned != NOTHING else ():
             keys = {input_hash(rows[number]) for number in unit.members}
             by = {name for key in keys for name in (learned.trained.get(key), learned.tuned.get(key)) if name}
             if by:
@@ -86,6 +86,8 @@ class Barred:
 def refuse_met(learned: Learned, given: Mapping[SplitName, Sequence[Row]], examples: Sequence[Row]) -> None:
     """DataError for a given test or validation set that a customization has learned from, or of which a row shares its
     near-duplicate or its group with an example that it has learned from: leaving that one out would unlearn nothing."""
+    if learned == NOTHING:
+        return
     known = [(row, who) for row in examples if (who := learned.by(row))]
     for name, rows in given.items():
         lines = {number: f"  {row.place} (met by {who})" for number, row in enumerate(rows) if (who := learned.by(row))}
