@@ -118,7 +118,7 @@ def key_figures(comparison: JSON) -> list[dict[str, str]]:
                 "name": "against the bare base",
                 "value": numbers.difference(base["difference"], metric) + points,
                 "more": f"{numbers.difference_interval(base.get('low'), base.get('high'), metric)}; "
-                f"{bare_base(comparison, split)}",
+                f"{bare_base(comparison, split)}".replace(" %", "\u00a0%"),
             }
         )
     latency = cost.get("latency_ms") or {}
