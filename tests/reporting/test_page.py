@@ -14,6 +14,7 @@ from tailorbird.reporting.page import render, write_report
 from tailorbird.reporting.page.chart_curves import series, thinned
 from tailorbird.reporting.page.pictures import signed_tick
 from tailorbird.reporting.page.svg import log_ticks, ticks
+from tailorbird.reporting.verdict import headline
 from tailorbird.types import Message, Role
 
 from .fixture import Case, bank, with_failures, with_verdict, write_task
@@ -163,12 +164,24 @@ def test_the_verdict_its_doubts_and_its_price_are_said_in_sentences(case: Case) 
     ("verdict", "words"),
     [
         ("keep", "Keep it simple: tfidf."),
-        ("undecided", "Undecided; lora looks best so far."),
+        ("undecided", "Undecided; lora is the best technique, tfidf scores higher."),
         ("none", "No recommendation."),
     ],
 )
 def test_other_verdicts_have_their_own_headline(case: Case, verdict: str, words: str) -> None:
     assert words in Page(render(with_verdict(case, verdict).report())).text
+
+
+def test_a_best_technique_below_what_needs_none_is_not_said_to_look_best() -> None:
+    rows: list[Any] = [
+        {"label": "lora", "kind": "technique", "validation": {"score": 0.53}},
+        {"label": "majority", "kind": "reference", "validation": {"score": 0.55}},
+        {"label": "failed", "kind": "imported"},
+    ]
+    comparison: Any = {"metric": "accuracy", "rows": rows, "recommendation": {"verdict": "undecided", "label": "lora"}}
+    assert headline(comparison) == "Undecided; lora is the best technique, majority scores higher."
+    rows[1]["validation"]["score"] = 0.53
+    assert headline(comparison) == "Undecided; lora looks best so far."
 
 
 def test_what_the_bare_base_reached_stands_beside_the_difference_to_it() -> None:

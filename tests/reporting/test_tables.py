@@ -202,7 +202,7 @@ def test_chance_is_counted_from_the_rows_when_majority_did_not_run() -> None:
         (numbers.bits(0.0), "0"),
         (numbers.bits(-0.0123), "−0.012"),
         (numbers.probability(0.0002), "< 0.001"),
-        (numbers.count(134515008), "134 515 008"),
+        (numbers.count(134515008), "134,515,008"),
         (numbers.clock(3729), "1:02:09"),
         (numbers.setting({"a": [1, 2e-4, True, None]}), "a: 1, 0.0002, yes, none"),
         (str(numbers.ratio(538.1, 19.56)), "28 times"),

@@ -112,6 +112,12 @@ def pick(comparison: JSON) -> JSON | None:
     return by_label(comparison, recommendation.get("label") or recommendation.get("kept"))
 
 
+def best_without(comparison: JSON) -> JSON | None:
+    """The reference or imported contestant with the best Validation score."""
+    rows = [r for r in comparison.get("rows", []) if r.get("kind") != "technique" and measured(r, "validation")]
+    return max(rows, key=lambda row: float(row["validation"]["score"])) if rows else None
+
+
 def best_technique(comparison: JSON) -> JSON | None:
     """The technique with the best Validation score. Of equal ones that which has no difference to itself."""
     rows = [r for r in in_order(comparison) if r.get("kind") == "technique" and done(r) and measured(r, "validation")]

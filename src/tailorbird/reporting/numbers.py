@@ -112,8 +112,8 @@ def flops(value: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """A whole number with spaces between thousands."""
-    return f"{round(value):,}".replace(",", " ") if is_number(value) else UNKNOWN
+    """A whole number with commas between thousands: no line is broken there."""
+    return f"{round(value):,}" if is_number(value) else UNKNOWN
 
 
 def milliseconds(value: Any) -> str:

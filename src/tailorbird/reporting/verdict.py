@@ -6,7 +6,18 @@ Nothing is decided here; `measure.recommend` decided it on Validation, and it wa
 from __future__ import annotations
 
 from tailorbird.reporting import numbers
-from tailorbird.reporting.contestants import best_technique, by_label, done, in_order, joined, margin, pick, what
+from tailorbird.reporting.contestants import (
+    best_technique,
+    best_without,
+    by_label,
+    done,
+    in_order,
+    joined,
+    margin,
+    measured,
+    pick,
+    what,
+)
 from tailorbird.reporting.doubts import how_sure
 from tailorbird.reporting.price import costs, forgetting
 from tailorbird.reporting.text import printable
@@ -26,10 +37,18 @@ def headline(comparison: JSON) -> str:
                 f"Keep {printable(kept)}." if row.get("kind") == "imported" else f"Keep it simple: {printable(kept)}."
             )
         case "undecided":
-            return f"Undecided; {printable(label)} looks best so far." if label else "Undecided."
+            return f"Undecided; {_so_far(comparison, label)}." if label else "Undecided."
         case "none":
             return "No recommendation."
     return "Not finished yet."
+
+
+def _so_far(comparison: JSON, label: str) -> str:
+    """The technique that is not shown to be worth it, beside what scores higher without one."""
+    best, own = best_without(comparison), measured(by_label(comparison, label) or {}, "validation")
+    if best is not None and own is not None and best["validation"]["score"] > own["score"]:
+        return f"{printable(label)} is the best technique, {printable(best['label'])} scores higher"
+    return f"{printable(label)} looks best so far"
 
 
 def why(comparison: JSON) -> list[str]:
