@@ -234,7 +234,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A paired difference a - b with its 95 % interval, two-sided p and the standard deviation of row differences."""
+    """A paired difference a - b with its 95 % interval, two-sided p and the standard deviation of row differences.
+
+    `seeds`: what the seeds of either side add to the variance of the mean, which more rows do not lessen.
+    """
 
     difference: float
     low: float
@@ -242,6 +245,7 @@ class Difference:
     p: float
     n: int
     sd: float
+    seeds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

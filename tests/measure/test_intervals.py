@@ -262,5 +262,9 @@ def test_what_graded_scores_can_show_depends_on_how_their_differences_vary() -> 
     # 20 rows whose differences have a standard deviation of 0.1: d^2 = 7.85 * 0.01 / 20, d = 0.0626
     pairs = [Difference(-0.1, 0, 0, 1, 20, sd) for sd in (0.05, 0.1, 0.4)]
     assert median_detectable(pairs, graded=True) == pytest.approx(math.sqrt(0.0785 / 20))
+    assert smallest_graded(0.01, 20, seeds=0.001) == pytest.approx(math.sqrt(7.85 * (0.0005 + 0.001)))
+    assert smallest_detectable(0.1, 300, seeds=0.001) == pytest.approx(math.sqrt(7.85 * 0.4 / 307.85))
+    seeded = [Difference(-0.1, 0, 0, 1, 20, 0.1, v) for v in (0.0, 0.001, 0.5)]
+    assert median_detectable(seeded, graded=True) == smallest_graded(0.01, 20, seeds=0.001)
     assert smallest_graded(0.0, 20) is None
     assert smallest_graded(0.01, 0) is None

@@ -283,6 +283,9 @@ def test_further_rows_by_hand() -> None:
     assert further_rows(Difference(-0.02, 0, 0, 1, 300, 0.3), 0.02) is None  # exactly at the margin: never
     assert further_rows(Difference(0.0, 0, 0, 1, 100, 0.0), 0.02) == 89  # without discordant rows: 189 in all
     assert further_rows(Difference(0.0, 0, 0, 1, 100, 0.0), 0.0) is None
+    # of 0.01 squared the seeds take a half: twice the rows; all of it: no number of rows
+    assert further_rows(Difference(-0.01, 0, 0, 1, 300, 0.3, 0.5e-4 / 7.85), 0.02) == 14130 - 300
+    assert further_rows(Difference(-0.01, 0, 0, 1, 300, 0.3, 1e-4 / 7.85), 0.02) is None
 
 
 def test_too_few_rows_for_the_margin_are_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -116,6 +117,53 @@ def test_without_variation_between_seeds_rows_alone_speak() -> None:
     assert (found.low, found.high) == wilson(80, 100)
     d = compare(outcomes(table), outcomes([[0.0]] * 100))
     assert (d.low, d.high) == tango(80, 0, 100)
+
+
+def test_rows_that_hardly_differ_show_no_more_than_as_many_that_do_not() -> None:
+    """One wrong cell of 500 has shown next to nothing of how rows differ: no interval sharper than Tango's."""
+    a, b = [[1.0] * 5] * 100, [[1.0, 1.0, 1.0, 1.0, 0.0], *[[1.0] * 5] * 99]
+    d = compare(outcomes(b), outcomes(a))
+    low, high = tango(0, 0, 100)
+    assert d.difference == pytest.approx(-0.002)
+    assert d.high - d.low >= 0.99 * (high - low)
+    assert d.low < -0.035
+
+
+def test_a_cheaper_technique_is_rarely_called_close_where_differences_are_rare() -> None:
+    """Truth: 2.5 points worse, 100 rows, a margin of 2. Row noise only, so an error in 40 pairs is all there is to see."""
+    rng = random.Random(4)
+    called = 0
+    for _ in range(300):
+        bad = [rng.random() < 0.025 for _ in range(100)]
+        b = [[0.0 if wrong and rng.random() < 0.9 else 1.0 for _ in range(5)] for wrong in bad]
+        called += compare(outcomes(b), outcomes([[1.0] * 5] * 100)).low > -0.02
+    assert called == 0
+
+
+def test_seeds_that_undo_each_other_are_not_certainty() -> None:
+    """Two seeds, each right where the other is wrong: 0.5, of which 20 cells are all that was seen."""
+    found = score(outcomes([[1.0, 0.0], [0.0, 1.0]] * 5))
+    assert (found.low, found.high) == pytest.approx(wilson(10, 20, t_quantile(19)))
+
+
+def test_what_seeds_add_is_told_beside_the_spread_of_rows() -> None:
+    shaky = [[1.0, 1.0]] * 65 + [[1.0, 0.0]] * 30 + [[0.0, 0.0]] * 5
+    d = compare(outcomes(shaky), outcomes([[0.0]] * 100))
+    found = mean_squares(shaky)
+    assert d.seeds == pytest.approx((found.seed - found.rest) / 200)
+    assert compare(outcomes([[1.0, 1.0]] * 5), outcomes([[0.0]] * 5)).seeds == 0.0
+
+
+def test_one_training_beside_several_is_taken_to_vary_as_they_do() -> None:
+    """alike: beside the seed variance of a mean of four, four times that of the side that was made once."""
+    table = [[1.0] * 4] * 65 + [[1.0, 1.0, 0.0, 0.0]] * 8 + [[0.0] * 4] * 27
+    once = [[1.0]] * 60 + [[0.0]] * 40
+    rows = compare(outcomes(table), outcomes(once)).sd ** 2 / 100
+    of_seeds = mean_squares(table).of_seeds()
+    variance, freedom = satterthwaite([(rows, 99), *of_seeds, *((4 * value, f) for value, f in of_seeds)])
+    found = compare(outcomes(table), outcomes(once), alike=True)
+    assert found.high - found.difference == pytest.approx(t_quantile(freedom) * math.sqrt(variance))
+    assert found.high > compare(outcomes(table), outcomes(once)).high
 
 
 def test_all_right_is_not_certainty() -> None:

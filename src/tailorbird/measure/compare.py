@@ -38,8 +38,11 @@ def score(outcomes: Sequence[Outcome], task: Task | None = None) -> Score:
     return Score(sum(values) / len(values), low, high, len(values), other)
 
 
-def compare(a: Sequence[Outcome], b: Sequence[Outcome]) -> Difference:
-    """D(a, b): the paired difference of mean scores with its 95 % interval and two-sided p."""
+def compare(a: Sequence[Outcome], b: Sequence[Outcome], *, alike: bool = False) -> Difference:
+    """D(a, b): the paired difference of mean scores with its 95 % interval and two-sided p.
+
+    alike: b, made once, is taken to vary with its seed as a, made several times, was seen to.
+    """
     if [o.row for o in a] != [o.row for o in b]:
         raise ValueError("a paired difference needs the same rows in the same order")
     if not a:
@@ -47,8 +50,12 @@ def compare(a: Sequence[Outcome], b: Sequence[Outcome]) -> Difference:
     n = len(a)
     differences = [x.score - y.score for x, y in zip(a, b, strict=True)]
     groups = _groups(a)
+    added = 0.0
     if _seeds_vary(a, groups) or _seeds_vary(b, groups):
-        low, high, p = seeds.difference_interval(_by_seed(a), _by_seed(b), groups)
+        tables = _by_seed(a), _by_seed(b)
+        share = all(right_or_wrong(row) for table in tables for row in table)
+        low, high, p = seeds.difference_interval(*tables, groups, share=share, alike=alike)
+        added = sum(seeds.seed_variance(table, groups) for table in tables)
     elif groups is None and right_or_wrong([o.score for o in (*a, *b)]):
         only_a, only_b = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
         low, high = tango(only_a, only_b, n)
@@ -56,7 +63,7 @@ def compare(a: Sequence[Outcome], b: Sequence[Outcome]) -> Difference:
     else:
         low, high = bootstrap(differences, groups, bounds=(-1.0, 1.0), name="difference")
         p = sign_flip(differences, groups, name="difference")
-    return Difference(sum(differences) / n, low, high, p, n, spread(differences, groups))
+    return Difference(sum(differences) / n, low, high, p, n, spread(differences, groups), added)
 
 
 def _groups(outcomes: Sequence[Outcome]) -> list[str] | None:

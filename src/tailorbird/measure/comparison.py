@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tailorbird.measure.compare import compare, right_or_wrong
@@ -194,7 +194,7 @@ def _chance(record: Record, split: str) -> list[str]:
 
 
 def _mirrored(d: Difference) -> Difference:
-    return Difference(-d.difference, -d.high, -d.low, d.p, d.n, d.sd)
+    return replace(d, difference=-d.difference, low=-d.high, high=-d.low)
 
 
 def _reference_of(record: Record | None) -> dict[str, tuple[Outcome, ...]]:

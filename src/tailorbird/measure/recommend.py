@@ -266,7 +266,8 @@ class _Decision:
 
 
 def further_rows(difference: Difference, margin: float) -> int | None:
-    """ceil(7.85 s^2 / g^2) - n with g = d + margin; None if that is over 100 n.
+    """ceil(7.85 s^2 / (g^2 - 7.85 v)) - n with g = d + margin and v what the seeds add to the variance; None if that is
+    over 100 n, or if no number of rows decides, because the seeds vary too much.
 
     Without one discordant row (s = 0) the formula says nothing; against the margin the rule for such pairs holds
     (`rows_for_margin`), and where no difference is asked for (margin 0) no number of rows decides.
@@ -274,10 +275,9 @@ def further_rows(difference: Difference, margin: float) -> int | None:
     n, gap = difference.n, difference.difference + margin
     if difference.sd == 0.0 and difference.difference == 0.0 and margin > 0:
         needed: float = rows_for_margin(margin) or math.inf
-    elif gap == 0.0:
-        needed = math.inf
     else:
-        needed = math.ceil(POWER * difference.sd**2 / gap**2)
+        left = gap**2 - POWER * difference.seeds
+        needed = math.ceil(POWER * difference.sd**2 / left) if left > 0.0 else math.inf
     # An interval can stay open where the approximation thinks that n is enough already: then one row more, not fewer.
     further = max(1.0, needed - n)
     return None if further > _TOO_MANY * n else int(further)
