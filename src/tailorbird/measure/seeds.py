@@ -20,7 +20,7 @@ smaller than MS_rest. The interval is the estimate -+ t standard errors, with th
 1946, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2 (equation 17):
 nu = V^2 / sum (c_i MS_i)^2 / nu_i for V = sum c_i MS_i. A share of right answers takes Wilson's form of it, so that it
 stays sharp near 0 and 1: z is t, and n the effective number of rows p (1 - p) / V (Korn and Graubard 1998, "Confidence
-Intervals for Proportions with Small Expected Number of Positive Counts", Survey Methodology 24), no more than N S.
+Intervals for Proportions with Small Expected Number of Positive Counts", Survey Methodology 24); never sharper than N S rows of one seed.
 
 Rows that were right or wrong and hardly ever differ have shown nearly none of the spread that there is. So s^2 is taken
 no smaller than psi - d^2 for the least psi that N rows can have hidden, z^2 / (N + z^2), as in `detectable`: with no
@@ -106,11 +106,12 @@ def mean_interval(values: Values, groups: Sequence[str] | None = None, *, share:
     mean, cells = found.mean, found.rows * found.seeds
     variance, freedom = satterthwaite([(found.row / cells, found.rows - 1), *found.of_seeds()])
     if share:
-        least = mean * (1.0 - mean) / cells
-        if variance <= least:
-            return wilson(mean * cells, cells, t_quantile(cells - 1))
-        effective = mean * (1.0 - mean) / variance
-        return wilson(mean * effective, effective, t_quantile(freedom))
+        low, high = wilson(mean * cells, cells, t_quantile(cells - 1))
+        if variance > 0.0:
+            effective = mean * (1.0 - mean) / variance
+            found_low, found_high = wilson(mean * effective, effective, t_quantile(freedom))
+            low, high = min(low, found_low), max(high, found_high)
+        return low, high
     half = t_quantile(freedom) * math.sqrt(variance)
     return max(0.0, mean - half), min(1.0, mean + half)
 
