@@ -74,6 +74,29 @@ def test_a_small_space_is_searched_to_its_end() -> None:
     assert sorted(t.settings["rank"] for t in trials) == [8, 16, 32]
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("space", "count"),
+    [
+        ({"rank": choice(8, 16, 32, 64), "batch_rows": choice(8, 16, 32)}, 12),
+        ({"epochs": whole(1, 6), "rank": choice(8, 16, 32, 64)}, 24),
+        ({"learning_rate": choice(1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)}, 6),
+        ({"beta": Range("linear", 0.9990, 0.9999)}, 12),
+        ({"learning_rate": Range("log", 1e-3, 1.001e-3)}, 12),
+    ],
+)
+def test_a_search_goes_on_while_anything_is_untried(space: dict[str, Range], count: int, seed: int) -> None:
+    """The estimator suggests what it likes again and again; what is asked for is made all the same."""
+    search, trials = Search(space, seed), list[Trial]()
+    start = {name: (r.values() or (r.low,))[0] for name, r in space.items()}
+    for number in range(count):
+        settings = search.suggest(trials, start)
+        assert settings is not None, number
+        assert all(space[name].holds(value) for name, value in settings.items())
+        trials.append(Trial(number, settings, "done", 1.0 + (number * 7919) % 13))
+    assert len({str(sorted(t.settings.items())) for t in trials}) == count
+
+
 def test_settings_outside_of_what_is_searched_are_a_trial_all_the_same() -> None:
     search = Search(SPACE, 0)
     start = {"learning_rate": 1.0, "epochs": 2, "rank": 4}

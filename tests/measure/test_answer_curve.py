@@ -20,12 +20,25 @@ def test_a_curve_that_still_rises() -> None:
     d = compare(points[2].measurement.outcomes, points[1].measurement.outcomes)
     assert found["more_labels"] == "yes"
     assert found["last_step"] == {
-        "from": 50, "to": 100, "difference": d.difference, "low": d.low, "high": d.high, "p": d.p,
+        "from": 50, "to": 100, "from_rows": 150, "to_rows": 300, "seeds": 1,
+        "difference": d.difference, "low": d.low, "high": d.high, "p": d.p,
     }  # fmt: skip
     assert d.low > 0
     assert [(p["share"], p["rows"], p["score"], p["n"]) for p in found["points"]] == [
         (25, 75, 0.5, 200), (50, 150, 0.7, 200), (100, 300, 0.8, 200),
     ]  # fmt: skip
+
+
+def test_a_rise_that_another_seed_may_undo_is_not_shown() -> None:
+    """The last point is of two seeds that lie 8 points apart, the one before it is one training: a rise of as much."""
+    before = point(50, 144)
+    rows = [Outcome(f"r{i}", (float(i < 152) + float(i < 168)) / 2, "x", "x", by_seed=(float(i < 152), float(i < 168)))
+            for i in range(200)]  # fmt: skip
+    last = Point(100, 300, Measurement("validation", "accuracy", score(rows), tuple(rows)))
+    found = answer_curve([before, last], 0.02)
+    assert found["last_step"]["seeds"] == 2
+    assert found["last_step"]["difference"] == pytest.approx(0.08)
+    assert found["more_labels"] == "not shown"
 
 
 def test_a_flat_end_is_no_when_the_interval_lies_below_the_margin() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -130,7 +131,7 @@ def test_rows_that_hardly_differ_show_no_more_than_as_many_that_do_not() -> None
 
 
 def test_a_cheaper_technique_is_rarely_called_close_where_differences_are_rare() -> None:
-    """Truth: 2.5 points worse, 100 rows, a margin of 2. Row noise only, so an error in 40 pairs is all there is to see."""
+    """Truth: 2.5 points worse, 100 rows, a margin of 2. Row noise only: an error in 40 pairs is all there is to see."""
     rng = random.Random(4)
     called = 0
     for _ in range(300):
@@ -303,6 +304,11 @@ def test_the_comparison_says_of_what_it_speaks_and_shows_each_seed() -> None:
     alone, several = comparison["rows"]
     assert (alone["by_seed"], alone["seed_sd"]) == ([], {})
     assert several["interval_is_about"] == SEVERAL_SEEDS
+    chained = replace(records[1], after="domain")
+    both = build(
+        run="r", task="classify", metric="accuracy", base={}, splits={}, requirements={}, records=[records[0], chained]
+    )
+    assert both["rows"][1]["interval_is_about"] == f"{SEVERAL_SEEDS}, all from one domain"
     assert several["seeds"] == [7, 8, 9]
     assert several["by_seed"] == [
         {"seed": 7, "exported": False, "validation": pytest.approx(0.8)},

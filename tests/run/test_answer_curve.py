@@ -36,7 +36,8 @@ def test_a_curve_is_measured_on_validation_with_the_contestant_as_its_last_point
     points = row["curve"]["points"]
     assert [p["share"] for p in points] == [25, 50, 100]
     assert points[2]["rows"] == 60
-    assert points[2]["score"] == pytest.approx(row["by_seed"][0]["validation"])
+    assert points[2]["score"] == pytest.approx(sum(one["validation"] for one in row["by_seed"]) / 2)
+    assert row["curve"]["last_step"]["seeds"] == 2
     assert sorted(len(job.train) for job in jobs(maker)) == sorted([points[0]["rows"], points[1]["rows"], 60, 60])
     assert {p["n"] for p in points} == {finished.comparison["splits"]["validation"]}
     assert row["curve"]["more_labels"] in ("yes", "not shown", "no")
@@ -50,6 +51,27 @@ def test_a_curve_of_a_tuned_contestant_has_its_tuned_settings(scripted: World, m
     row = row_of(scripted.run().comparison)
     part = next(job for job in jobs(maker) if len(job.train) < len(jobs(maker)[0].train))
     assert part.settings["learning_rate"] == row["settings"]["effective"]["learning_rate"] != 5e-4
+
+
+def test_a_curve_ends_with_all_rows_whether_that_was_written_or_not(scripted: World, maker: Maker) -> None:
+    scripted.write("[zero_shot, {lora: {}, curve: [50]}]", split="{train: 60, tuning: 10}")
+    points = row_of(scripted.run().comparison)["curve"]["points"]
+    assert [p["share"] for p in points] == [50, 100]
+
+
+def test_a_share_that_comes_to_the_same_rows_is_left_out(scripted: World, maker: Maker) -> None:
+    """One row of each label at least: the smallest shares are one and the same training."""
+    scripted.write("[zero_shot, {lora: {}, curve: [1, 2, 50]}]", split="{train: 60, tuning: 10}")
+    points = row_of(scripted.run().comparison)["curve"]["points"]
+    assert [p["share"] for p in points] == [1, 50, 100]
+    assert points[0]["rows"] == len(WORDS)
+
+
+def test_few_rows_a_label_have_no_curve_and_it_is_said(scripted: World, maker: Maker) -> None:
+    scripted.write("[zero_shot, {lora: {}, curve: [10, 30]}]", split=f"{{train: {len(WORDS)}, tuning: {len(WORDS)}}}")
+    row = row_of(scripted.run().comparison)
+    assert row["curve"] is None
+    assert row["note"].startswith("no answer curve: ")
 
 
 def test_without_a_curve_there_is_none(scripted: World, maker: Maker) -> None:

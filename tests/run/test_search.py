@@ -61,6 +61,8 @@ def test_seeds_without_repeats_of_their_own_are_made_as_usual(scripted: World, m
     row = row_of(scripted.run().comparison)
     assert len(jobs(maker)) == 2 + 2 + 2
     assert len(row["by_seed"]) == 5
+    assert row["cost"]["tuning_seconds"] == 4 * 2.0  # two trials, two repeats
+    assert row["cost"]["all_seconds"] == 6 * 2.0
 
 
 def test_a_gain_beyond_the_noise_is_said_and_one_within_it_too(scripted: World, maker: Maker) -> None:
@@ -91,8 +93,38 @@ def test_pure_noise_is_not_taken_for_a_gain(scripted: World, maker: Maker) -> No
     maker.loss = luck
     scripted.write("[zero_shot, {lora: {}, tune: {trials: 30, over: {learning_rate: null}}}]")
     row = row_of(scripted.run().comparison)
-    assert row["tuning"]["trials"][row["tuning"]["best"]]["value"] < row["tuning"]["trials"][0]["value"]
-    assert row["tuning"]["beyond_noise"] is False
+    tuning = row["tuning"]
+    assert tuning["trials"][tuning["best"]]["value"] < tuning["trials"][0]["value"]
+    # of the repeats alone: the value that won is lucky by construction
+    again = tuning["noise"]["values"][1:]
+    assert tuning["gain"] == pytest.approx(tuning["trials"][0]["value"] - sum(again) / 2)
+    assert tuning["gain"] < tuning["trials"][0]["value"] - tuning["trials"][tuning["best"]]["value"]
+    assert tuning["beyond_noise"] is False
+
+
+def test_a_gain_of_repeats_that_are_all_alike_has_no_interval(scripted: World, maker: Maker) -> None:
+    """Scores on few rows tie: that says nothing of the luck in them."""
+    maker.loss = lambda settings, seed: 0.25 if settings["learning_rate"] > 1e-3 else 0.3
+    scripted.write("[zero_shot, {lora: {}, tune: {trials: 5, over: {learning_rate: null}}}]")
+    row = row_of(scripted.run().comparison)
+    assert row["tuning"]["noise"]["sd"] == 0.0
+    assert (row["tuning"]["gain_interval"], row["tuning"]["beyond_noise"]) == (None, False)
+    assert row["note"].endswith("its repeats are all alike, so how much is luck is not known")
+
+
+def test_best_settings_that_are_worse_when_made_again_are_called_so(scripted: World, maker: Maker) -> None:
+    maker.loss = lambda settings, seed: (0.3 if settings["learning_rate"] == 5e-4 else 0.2) + (0.0, 0.5, 0.7)[seed % 3]
+    scripted.write("[zero_shot, {lora: {}, tune: {trials: 3, over: {learning_rate: null}}}]")
+    row = row_of(scripted.run().comparison)
+    assert "the best settings are used nonetheless: Tuning loss worse by 0.500 than with the defaults" in row["note"]
+    assert row["note"].endswith("the luck of these 12 Tuning rows is not in it")
+
+
+def test_a_search_that_has_tried_everything_says_so(scripted: World, maker: Maker) -> None:
+    scripted.write("[zero_shot, {lora: {rank: 8}, tune: {trials: 6, over: {rank: [8, 16, 32]}}}]")
+    row = row_of(scripted.run().comparison)
+    assert len(row["tuning"]["trials"]) == 3
+    assert "3 trials (of 6 asked: no untried settings were left)" in row["note"]
 
 
 def test_when_the_defaults_are_best_it_is_said(scripted: World, maker: Maker) -> None:
@@ -181,6 +213,23 @@ def test_the_minutes_of_a_search_are_kept(scripted: World, maker: Maker, minutes
     assert len(row["tuning"]["noise"]["values"]) == 3
 
 
+@pytest.mark.parametrize(("first", "later"), [(2.0, 3.0), (4.0, 2.0)])
+def test_the_minutes_are_kept_where_the_first_trial_was_not_like_the_others(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch, first: float, later: float
+) -> None:
+    make = maker.__call__
+
+    def timed(job: Any, out: Path) -> dict[str, Any]:
+        facts = make(job, out)
+        store.write_json(job.work / "seconds.json", first if len(jobs(maker)) == 1 else later)
+        return facts
+
+    monkeypatch.setattr("tailorbird.customize.customize", timed)
+    scripted.write("[zero_shot, {lora: {}, tune: {minutes: 1.0, over: {learning_rate: [1.0e-3, 4.0e-3]}}}]")
+    row = row_of(scripted.run().comparison)
+    assert 60.0 - 2 * later <= row["cost"]["tuning_seconds"] <= 66.0
+
+
 @pytest.mark.parametrize("ended", ["patience", "failed"])
 def test_a_first_trial_that_ended_early_is_not_the_measure_of_the_others(
     scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch, ended: str
@@ -209,14 +258,23 @@ def test_a_first_trial_that_ended_early_is_not_the_measure_of_the_others(
 def test_longer_trainings_take_more_of_the_minutes(
     scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seconds(shop: Any, entrant: Any) -> float:
-        return float(entrant.effective["epochs"])
+    """Each takes a second an epoch, and the plan knows it."""
+    make = maker.__call__
 
-    monkeypatch.setattr("tailorbird.running.tuning.Budget._seconds", staticmethod(seconds))
+    def timed(job: Any, out: Path) -> dict[str, Any]:
+        facts = make(job, out)
+        store.write_json(job.work / "seconds.json", float(job.settings["epochs"]))
+        return facts
+
+    monkeypatch.setattr("tailorbird.customize.customize", timed)
+    monkeypatch.setattr(
+        "tailorbird.running.tuning.Budget._planned", lambda budget, entrant: float(entrant.effective["epochs"])
+    )
     scripted.write("[zero_shot, {lora: {epochs: 2}, tune: {minutes: 1.0, over: {epochs: [2, 12]}}}]")
     row = row_of(scripted.run().comparison)
     epochs = [t["settings"]["epochs"] for t in row["tuning"]["trials"]]
-    assert len(epochs) < 11  # eleven values of 2 s would fit; the long ones do not
+    assert len(epochs) < 11  # of eleven values, 77 s and two repeats
+    assert row["cost"]["tuning_seconds"] <= 60.0
 
 
 def test_a_time_for_one_trial_alone_makes_the_defaults(scripted: World, maker: Maker) -> None:

@@ -11,7 +11,9 @@ undisturbed one would have. It sees settings and Tuning figures; no row, no file
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +29,8 @@ RANDOM_TRIALS = 4  # finished trials, the defaults among them, before the estima
 PRUNE_AFTER_TRIALS = 3
 PRUNE_FROM_PERCENT = 20  # of a training: losses before that say little
 IMPORTANCE_TRIALS = 5
-SUGGESTIONS = 64  # drawn anew when one was tried before; then all is taken to be tried
+SUGGESTIONS = 64  # drawn anew when one was tried before
+COUNTED = 20_000  # combinations; a larger space is not gone through to find what is untried in it
 DIGITS = 3  # of a real number: 0.000347, not 0.00034715998
 
 
@@ -85,6 +88,21 @@ class Search:
             study = self.study(trials, number, again)
             found = study.ask(self.distributions).params
             settings = {name: _value(self.space[name], found[name]) for name in self.space}
+            if settings not in tried:
+                return settings
+        return self._untried(tried, number)
+
+    def _untried(self, tried: Sequence[dict[str, Any]], number: int) -> dict[str, Any] | None:
+        """Any point that was not tried: the estimator, sure of itself, suggests the same ones over and over. None when
+        every combination was tried."""
+        rng = random.Random(self._stream(number, "untried"))
+        counted = {name: values for name, r in self.space.items() if (values := r.values()) is not None}
+        if len(counted) == len(self.space) and math.prod(map(len, counted.values())) <= COUNTED:
+            points = [dict(zip(counted, values, strict=True)) for values in itertools.product(*counted.values())]
+            left = [point for point in points if point not in tried]
+            return rng.choice(left) if left else None
+        for _ in range(SUGGESTIONS):
+            settings = {name: _drawn(r, rng) for name, r in self.space.items()}
             if settings not in tried:
                 return settings
         return None
@@ -202,8 +220,23 @@ def _even(found: Range) -> BaseDistribution:
     return _distribution(found)
 
 
+def _drawn(found: Range, rng: random.Random) -> Any:
+    """Any of its values, evenly; of a range searched in the logarithm, evenly there."""
+    if (values := found.values()) is not None:
+        return rng.choice(values)
+    if found.kind == "log":
+        return _value(found, math.exp(rng.uniform(math.log(found.low), math.log(found.high))))
+    return _value(found, rng.uniform(found.low, found.high))
+
+
 def _value(found: Range, value: Any) -> Any:
-    """A suggestion with few digits, still within its range."""
-    if found.kind not in ("log", "linear"):
-        return value
-    return min(found.high, max(found.low, float(f"{value:.{DIGITS}g}")))
+    """A suggestion with few digits, still within its range; of a linear one as many as tell a thousandth of it."""
+    if found.kind == "log":
+        digits = DIGITS
+        if found.high < found.low * 1.1:  # narrow: its first digits are all alike
+            digits -= math.floor(math.log10(found.high / found.low - 1.0)) + 1
+        return min(found.high, max(found.low, float(f"{value:.{digits}g}")))
+    if found.kind == "linear":
+        places = DIGITS - math.floor(math.log10(found.high - found.low)) - 1
+        return min(found.high, max(found.low, round(value, places)))
+    return value

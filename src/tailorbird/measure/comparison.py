@@ -27,7 +27,7 @@ SCHEMA = 1
 BASE_TECHNIQUE = "zero_shot"
 SOURCE = "source="  # how a slice of a collection's data set is named
 SPLITS: tuple[SplitName, ...] = ("validation", "test")
-NOT_STABLE = ("train_seconds", "tuning_seconds", "peak_memory_mb", "latency_ms", "energy", "money")
+NOT_STABLE = ("train_seconds", "tuning_seconds", "all_seconds", "peak_memory_mb", "latency_ms", "energy", "money")
 ONE_SEED = "this checkpoint, on rows like these"
 SEVERAL_SEEDS = "the technique, over its seeds and rows like these"
 OUTSIDE = "these answers, on rows like these"
@@ -264,7 +264,9 @@ def _row(record: Record, task: str, versus: Mapping[str, Mapping[str, Mapping[st
 def _about(record: Record) -> str:
     if record.kind != "technique":
         return OUTSIDE
-    return SEVERAL_SEEDS if len(record.seeds) > 1 else ONE_SEED
+    if len(record.seeds) < 2:
+        return ONE_SEED
+    return SEVERAL_SEEDS + (f", all from one {record.after}" if record.after else "")
 
 
 def _by_seed(record: Record) -> JSON:

@@ -3,8 +3,8 @@
 Paired design, two-sided 5 %, power 80 %: a difference d shows when n d^2 = (z_0.975 + z_0.8)^2 s^2 = 7.85 s^2, with
 s^2 the variance of a row's difference. That variance is psi - d^2, psi being the mean squared difference: for
 right/wrong outcomes the share of discordant rows (Connor 1987, "Sample size for testing differences in proportions
-for the paired-sample design"). What seeds add to the variance of the mean, v, rows do not lessen: s^2 + n v stands in the
-place of s^2.
+for the paired-sample design"). What seeds add to the variance of the mean, v, rows do not lessen: s^2 + n v stands in
+the place of s^2.
 """
 
 from __future__ import annotations

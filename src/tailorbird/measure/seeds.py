@@ -20,7 +20,8 @@ smaller than MS_rest. The interval is the estimate -+ t standard errors, with th
 1946, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2 (equation 17):
 nu = V^2 / sum (c_i MS_i)^2 / nu_i for V = sum c_i MS_i. A share of right answers takes Wilson's form of it, so that it
 stays sharp near 0 and 1: z is t, and n the effective number of rows p (1 - p) / V (Korn and Graubard 1998, "Confidence
-Intervals for Proportions with Small Expected Number of Positive Counts", Survey Methodology 24); never sharper than N S rows of one seed.
+Intervals for Proportions with Small Expected Number of Positive Counts", Survey Methodology 24); it is never sharper
+than that of N S rows of one seed.
 
 Rows that were right or wrong and hardly ever differ have shown nearly none of the spread that there is. So s^2 is taken
 no smaller than psi - d^2 for the least psi that N rows can have hidden, z^2 / (N + z^2), as in `detectable`: with no

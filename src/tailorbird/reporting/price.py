@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tailorbird.reporting import numbers
-from tailorbird.reporting.contestants import done, in_order, pick
+from tailorbird.reporting.contestants import done, in_order, joined, pick
 from tailorbird.reporting.text import printable
 from tailorbird.types import JSON
 
@@ -17,7 +17,10 @@ def costs(comparison: JSON) -> list[str]:
     if numbers.is_number(cost.get("train_seconds")):
         memory = cost.get("peak_memory_mb")
         peak = f", {numbers.scaled(memory * 1e6, 'B')} of memory at the peak" if numbers.is_number(memory) else ""
-        lines.append(f"Making {label} took {numbers.seconds(cost['train_seconds'])}{peak}.")
+        whole = cost.get("all_seconds")
+        also = [name for name, there in (("search", row.get("tuning")), ("other seeds", row.get("by_seed"))) if there]
+        more = f"; with its {joined(also)} {numbers.seconds(whole)} in all" if also and numbers.is_number(whole) else ""
+        lines.append(f"Making {label} took {numbers.seconds(cost['train_seconds'])}{peak}{more}.")
     if numbers.is_number(latency.get("median")):
         tokens = (
             f", {numbers.count(cost['prompt_tokens'])} prompt tokens"

@@ -7,6 +7,8 @@ from tailorbird.reporting.contestants import in_order, joined, metric_name
 from tailorbird.reporting.text import printable
 from tailorbird.types import JSON
 
+HELD = {2: 88, 3: 92}  # see measure/seeds.py
+
 
 def seeds_of(row: JSON) -> str:
     """ "over 5 seeds", or nothing for one."""
@@ -26,9 +28,17 @@ def between_seeds(row: JSON, comparison: JSON) -> str | None:
         return None
     handed = [str(one.get("seed")) for one in row["by_seed"] if one.get("exported")]
     files = f"; its files are those of seed {printable(handed[0])}" if handed else ""
+    count = len(row["by_seed"])
+    few = (
+        f" That is an estimate from {count} values: where seeds differ much, its 95 % intervals are too narrow "
+        f"(simulated: they then hold the truth in {HELD[count]} of 100 cases)."
+        if count in HELD
+        else ""
+    )
     return (
         f"{printable(row['label'])} was made {seeds_of(row)}. With nothing but the seed changed its "
         f"{metric_name(comparison['metric'])} varies by {joined(found)} (standard deviation, the noise floor){files}."
+        f"{few}"
     )
 
 
@@ -44,12 +54,14 @@ def more_labels(row: JSON, comparison: JSON) -> str | None:
         return None
     figures = f"{numbers.difference(last['difference'], metric)} "
     figures += f"({numbers.difference_interval(last.get('low'), last.get('high'), metric)})"
-    step = f"from {numbers.setting(last.get('from'))} to {numbers.setting(last.get('to'))} % of the Train rows"
+    step = f"from {numbers.count(last.get('from_rows'))} to {numbers.count(last.get('to_rows'))} Train rows"
     unit = " points" if metric in numbers.SHARES else ""
+    # Of one training each the interval knows nothing of what another seed would have brought.
+    one = "" if (last.get("seeds") or 1) > 1 else " As far as one training of each can tell: no other seed was tried."
     told = {
-        "yes": f"Would more labels help? Yes, the curve still rises: {step} brought {figures}{unit}.",
+        "yes": f"Would more labels help? Yes, the curve still rises: {step} brought {figures}{unit}.{one}",
         "not shown": f"Would more labels help? Not shown: {step} brought {figures}{unit}, "
         "which these Validation rows cannot tell from nothing.",
-        "no": f"Would more labels help? Hardly: {step} brought {figures}{unit}, less than the margin.",
+        "no": f"Would more labels help? Hardly: {step} brought {figures}{unit}, less than the margin.{one}",
     }
     return told.get(str(curve.get("more_labels")))

@@ -30,18 +30,24 @@ def share_of(rows: Sequence[Row], percent: int, seed: int) -> Train:
 
 
 def draw(shop: Workshop, work: Work) -> None:
-    """Fills `work.curve`. The point of all rows is the contestant itself, with its first seed."""
+    """Fills `work.curve`. The point of all rows is the contestant itself, over its seeds; the others have the first.
+
+    A share that comes to the same rows as the one before it, or to all, is left out: with few rows a label, "at least
+    one of each" is more than the share, and a training would be compared with itself.
+    """
     if not work.entrant.curve:
         return
-    one, train = work.ones[0], shop.material.splits.train
-    points = []
-    for share in work.entrant.curve:
-        if share == 100:
-            points.append(Point(share, len(train), one.measurements["validation"]))
-        else:
-            part = share_of(train, share, shop.plan.seed)
-            points.append(Point(share, len(part), _measured(shop, one, part, share)))
-    work.curve = answer_curve(points, shop.plan.requirements["margin"])
+    train = shop.material.splits.train
+    points: list[Point] = []
+    for share in work.entrant.curve[:-1]:
+        part = share_of(train, share, shop.plan.seed)
+        if len(part) < len(train) and (not points or len(part) > points[-1].rows):
+            points.append(Point(share, len(part), _measured(shop, work.ones[0], part, share)))
+    points.append(Point(100, len(train), work.measurements["validation"]))
+    work.curve = answer_curve(points, shop.plan.requirements["margin"]) if len(points) > 1 else None
+    if work.curve is None:
+        said = "no answer curve: with at least one row of each label, every share of it comes to all Train rows"
+        work.made = {**work.made, "notes": [*(work.made.get("notes") or ()), said]}
 
 
 def _measured(shop: Workshop, work: Work, part: Train, share: int) -> Measurement:

@@ -34,6 +34,10 @@ def make(shop: Workshop, work: Work) -> None:
         if seed in tried:
             take_over(step, tried[seed])
         steps.customize(shop, one)
+    if tried or work.by_seed:  # what the search took holds the trials that were taken over
+        new = [one for number, one in enumerate(work.ones) if shop.plan.seed + number not in tried]
+        seconds = [float(one.made.get("train_seconds") or 0.0) for one in new]
+        work.cost["all_seconds"] = work.cost.get("tuning_seconds", 0.0) + sum(seconds)
     for step in tried.values():
         shutil.rmtree(step.folder / "customization", ignore_errors=True)
     work.exported = best_seed([one.made for one in work.ones])

@@ -28,7 +28,7 @@ from tailorbird.types import JSON, Machine
 if TYPE_CHECKING:
     from tailorbird.customize.tuning import Search, Trial
 
-LEAST_SHARE = 0.01  # of a first trial that failed at once: its seconds are taken for a hundredth of a training
+LEAST_SHARE = 0.01  # of a trial that failed at once: its seconds are taken for a hundredth of a training
 
 
 @dataclass
@@ -72,7 +72,7 @@ def tune(shop: Workshop, work: Work) -> dict[int, store.Step]:
         tried.append(attempt(shop, trial, step, search, tried, settings))
         _drop_files(tried, search)
     best = search.best(_trials(tried))
-    work.tuning = told(entrant, search, tried)
+    work.tuning = told(entrant, search, tried) | {"tuning_rows": len(shop.material.splits.tuning)}
     work.cost["tuning_seconds"] = sum(t.seconds for t in tried)
     if best is None:
         raise NumericError(
@@ -207,52 +207,48 @@ def repeat(shop: Workshop, work: Work, search: Search, best: Trial) -> list[Trie
 
 
 class Budget:
-    """How many trials: as many as asked for, or as fit into the minutes by the time of the first.
+    """How many trials: as many as asked for, or as fit into the minutes by the time of those that are finished.
 
-    The clock is asked once, when the first trial is finished, and what it said stays in that trial's step. From then on
-    the cost of a trial is counted in whole first trials, by the plan's estimate of both and the share that was done:
-    two of the best settings are kept for repeating them.
+    What a trial took stays in its step, so that a search that goes on counts what an undisturbed one would have. The
+    next one is taken to cost what the plan says of it, times what the finished ones took beside the plan; repeating the
+    best settings twice is kept room for.
     """
 
     def __init__(self, shop: Workshop, entrant: Entrant) -> None:
         assert entrant.tune is not None
         self.trials: int | None = entrant.tune["trials"]
         self.minutes: float | None = entrant.tune["minutes"]
-        self.shop, self.first = shop, self._seconds(shop, entrant)
+        self.shop = shop
 
     def allows(self, entrant: Entrant, tried: Sequence[Tried], search: Search) -> bool:
         if self.trials is not None:
             return len(tried) < self.trials
-        if not tried:
+        if self.minutes is None or not tried:
             return True
         best = search.best(_trials(tried))
-        next_one = self.cost(entrant)
-        kept = REPEATS * max(next_one, self._of(tried[best.number], entrant) if best else 0.0)
-        return self._spent(tried, entrant) + next_one + kept <= self._all(tried)
+        next_one = self._expected(entrant, tried)
+        repeats = REPEATS * self._expected(with_settings(self.shop, entrant, best.settings), tried) if best else 0.0
+        return self._spent(tried) + next_one + max(repeats, REPEATS * next_one) <= 60 * self.minutes
 
     def allows_repeats(self, entrant: Entrant, tried: Sequence[Tried]) -> bool:
         if self.minutes is None:
             return True
-        return self._spent(tried, entrant) + REPEATS * self.cost(entrant) <= self._all(tried)
-
-    def cost(self, entrant: Entrant) -> float:
-        """Of a trial with these settings, in first trials."""
-        return self._seconds(self.shop, entrant) / self.first
-
-    def _of(self, one: Tried, entrant: Entrant) -> float:
-        """What a trial cost: as far as it went; one that failed before its first look counts as whole."""
-        whole = self.cost(with_settings(self.shop, entrant, one.trial.settings))
-        return whole * (1.0 if one.trial.state == "failed" and not one.trial.looks else one.share)
-
-    def _spent(self, tried: Sequence[Tried], entrant: Entrant) -> float:
-        return sum(self._of(one, entrant) for one in tried)
-
-    def _all(self, tried: Sequence[Tried]) -> float:
-        assert self.minutes is not None
-        return 60 * self.minutes / max(1e-3, tried[0].seconds) * max(LEAST_SHARE, tried[0].share)
+        return self._spent(tried) + REPEATS * self._expected(entrant, tried) <= 60 * self.minutes
 
     @staticmethod
-    def _seconds(shop: Workshop, entrant: Entrant) -> float:
+    def _spent(tried: Sequence[Tried]) -> float:
+        return sum(one.seconds for one in tried)
+
+    def _expected(self, entrant: Entrant, tried: Sequence[Tried]) -> float:
+        """Seconds of a trial with these settings."""
+        planned = sum(
+            self._planned(with_settings(self.shop, entrant, one.trial.settings)) * max(LEAST_SHARE, one.share)
+            for one in tried
+        )
+        return self._planned(entrant) * self._spent(tried) / planned
+
+    def _planned(self, entrant: Entrant) -> float:
+        shop = self.shop
         plan, material = shop.plan, shop.material
         machine = Machine("", "", plan.threads, plan.memory_bytes, plan.device, "", plan.memory_bytes, plan.gflops)
         facts = Facts(material.task, material.sizes, material.lengths, material.base, machine)
@@ -277,6 +273,7 @@ def told(entrant: Entrant, search: Search, tried: Sequence[Tried]) -> JSON:
         "measure": "tuning_loss" if search.lower else "tuning_score",
         "lower_is_better": search.lower,
         **{name: entrant.tune[name] for name in ("minutes", "over")},
+        "asked": entrant.tune["trials"],
         "trials": [t.trial.as_dict() for t in tried],
         "best": best.number if best else None,
         "importance": search.importance(_trials(tried)),
@@ -293,7 +290,8 @@ def noise(search: Search, tried: Sequence[Tried], best: Trial, repeats: Sequence
 
     The gain is that of the repeats alone: the best of many trials is partly the luckiest of them. It is one value less
     the mean of n, each with the variance between seeds that k values estimate: Student's t with k - 1 degrees of
-    freedom, error sd * sqrt(1 + 1 / n). Beyond noise: the interval is above 0.
+    freedom, error sd * sqrt(1 + 1 / n). Beyond noise: the interval is above 0. Values that are all alike (scores on few
+    rows) have shown no noise, not that there is none: no interval then.
     """
     again = [t.trial.value for t in repeats if t.trial.value is not None]
     values = [best.value, *again] if best.value is not None else again
@@ -303,7 +301,7 @@ def noise(search: Search, tried: Sequence[Tried], best: Trial, repeats: Sequence
         gain = 0.0
     elif first is not None and again:
         gain = (first - sum(again) / len(again)) * (1.0 if search.lower else -1.0)
-    if gain is not None and sd is not None and again and best.number != 0:
+    if gain is not None and sd and again and best.number != 0:
         half = t_quantile(len(values) - 1) * sd * math.sqrt(1 + 1 / len(again))
         interval = [gain - half, gain + half]
     beyond = None if gain is None or sd is None else interval is not None and interval[0] > 0.0
@@ -313,19 +311,26 @@ def noise(search: Search, tried: Sequence[Tried], best: Trial, repeats: Sequence
 def sentence(tuning: JSON, search: Search) -> str:
     """One line for the row's note and the terminal."""
     count, what = len(tuning["trials"]), "Tuning loss" if search.lower else "Tuning score"
+    trials = f"{count} trials"
+    if (tuning["asked"] or 0) > count:
+        trials += f" (of {tuning['asked']} asked: no untried settings were left)"
     if tuning["best"] == 0:
-        return f"tuning: none of {count} trials was better than the defaults"
+        return f"tuning: none of {trials} was better than the defaults"
     gain, sd = tuning["gain"], (tuning["noise"] or {}).get("sd")
-    best = f"tuning: trial {tuning['best'] + 1} of {count} was best"
+    best = f"tuning: trial {tuning['best'] + 1} of {trials} was best"
     if sd is None:
         return f"{best}; how much of that is luck was not measured"
     if gain is None:
         return f"{best}; with the defaults there is no figure to set beside it"
+    figures = f"{what} {'better' if gain >= 0 else 'worse'} by {abs(gain):.3f}"
+    if tuning["gain_interval"] is None:
+        return f"{best}, {figures} than with the defaults; its repeats are all alike, so how much is luck is not known"
     low, high = tuning["gain_interval"]
-    figures = f"{what} better by {gain:.3f} ({low:.3f} to {high:.3f}) than with the defaults, {sd:.3f} between seeds"
+    figures += f" than with the defaults (gain {low:+.3f} to {high:+.3f}), {sd:.3f} between seeds"
+    rows = f"the luck of these {tuning['tuning_rows']} Tuning rows is not in it"
     if tuning["beyond_noise"]:
-        return f"tuning: {figures}, {count} trials"
-    return f"tuning found nothing beyond noise in {count} trials: {figures}"
+        return f"tuning: {figures}, {trials}; {rows}"
+    return f"tuning found nothing beyond noise in {trials}, the best settings are used nonetheless: {figures}; {rows}"
 
 
 def table(tried: Sequence[Tried]) -> str:

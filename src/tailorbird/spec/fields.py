@@ -242,8 +242,10 @@ class Contestant(_Part):
     seeds: Annotated[int, Field(ge=1, le=50)] = Field(
         1, description="How often it is made, with seed, seed + 1, …; the scores then speak of the technique."
     )
-    curve: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=2)] | None = Field(
-        None, description="Percent of the Train rows to learn from, for a curve: would more labels help?"
+    curve: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1)] | None = Field(
+        None,
+        description="Percent of the Train rows to learn from, for a curve: would more labels help? It ends with all of "
+        "them, 100, given or not.",
     )
 
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
@@ -264,7 +266,7 @@ class Contestant(_Part):
     def _curve(cls, curve: list[int] | None) -> list[int] | None:
         if curve is not None and curve != sorted(set(curve)):
             raise ValueError("shares rise, for example [25, 50, 100]")
-        return curve
+        return [*curve, 100] if curve and curve[-1] != 100 else curve
 
     @field_validator("label")
     @classmethod

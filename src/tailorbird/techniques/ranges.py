@@ -30,6 +30,12 @@ class Range:
         """The values that must be allowed for all of it to be allowed."""
         return self.choices if self.kind == "choice" else (self.low, self.high)
 
+    def values(self) -> tuple[Any, ...] | None:
+        """All of them, where they can be counted."""
+        if self.kind == "choice":
+            return self.choices
+        return tuple(range(int(self.low), int(self.high) + 1)) if self.kind == "whole" else None
+
     def as_dict(self) -> dict[str, Any]:
         if self.kind == "choice":
             return {"kind": self.kind, "choices": list(self.choices)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tailorbird.reporting.contestants import done, in_order, pick, splits_for_reading
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.text import shortened
-from tailorbird.types import Outcome, Role, Row, SplitName
+from tailorbird.types import JSON, Outcome, Role, Row, SplitName
 
 MOST_DISAGREEING, MOST_AGREEING = 48, 16
 INPUT_LIMIT, ANSWER_LIMIT = 700, 500
@@ -67,9 +67,9 @@ def sample(data: ReportInput) -> tuple[list[Shown], int, int]:
     if not data.shows_rows:
         return [], 0, 0
     split, chosen = split_of(data), pick(data.comparison)
-    table = by_row(data, split)
+    table, exported = by_row(data, split), exported_seeds(data.comparison)
     shown = [
-        one_row(data.rows[row], answers, chosen["label"] if chosen else None, data.comparison.get("task") == "classify")
+        one_row(data.rows[row], answers, chosen["label"] if chosen else None, exported)
         for row, answers in table.items()
         if row in data.rows
     ]
@@ -78,19 +78,26 @@ def sample(data: ReportInput) -> tuple[list[Shown], int, int]:
     return disagreeing[:MOST_DISAGREEING] + agreeing[:MOST_AGREEING], len(disagreeing), len(shown)
 
 
-def one_row(row: Row, answers: dict[str, Outcome], chosen: str | None, classify: bool) -> Shown:
+def exported_seeds(comparison: JSON) -> dict[str, int]:
+    """{label: place of the seed whose answers are shown} of those that were made several times."""
+    return {
+        row["label"]: place
+        for row in comparison["rows"]
+        for place, one in enumerate(row.get("by_seed") or [])
+        if one.get("exported")
+    }
+
+
+def one_row(row: Row, answers: dict[str, Outcome], chosen: str | None, exported: Mapping[str, int]) -> Shown:
     said: dict[str, list[tuple[str, Outcome]]] = {}
     for label, outcome in answers.items():
         said.setdefault(outcome.given, []).append((label, outcome))
-    groups = [
-        Said(
-            shortened(text, ANSWER_LIMIT),
-            [label for label, _ in members],
-            members[0][1].score,
-            members[0][1].score >= RIGHT,
-        )
-        for text, members in said.items()
-    ]
+    groups = []
+    for text, members in said.items():
+        label, outcome = members[0]
+        # the score of this answer, not of the seeds' mean: it is one seed's
+        own = outcome.by_seed[exported[label]] if outcome.by_seed and label in exported else outcome.score
+        groups.append(Said(shortened(text, ANSWER_LIMIT), [name for name, _ in members], own, own >= RIGHT))
     # `majority` says the same to every row: that it differs is no disagreement worth reading.
     scores = [outcome.score for label, outcome in answers.items() if label != "majority"] or [0.0]
     expected = next(iter(answers.values())).expected

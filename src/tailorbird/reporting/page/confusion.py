@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,11 +92,11 @@ def recalls(data: ReportInput) -> tuple[list[str], list[Recall]]:
         return [], []
     split = split_of(data)
     named = [label for label in measured_labels(data, split) if label != "majority"]
-    right: dict[str, Counter[str]] = {label: Counter() for label in named}
+    right: dict[str, dict[str, float]] = {label: defaultdict(float) for label in named}
     totals: Counter[str] = Counter()
     for index, label in enumerate(named):
         for o in data.outcomes[label][split]:
-            right[label][o.expected] += o.score >= 0.5
+            right[label][o.expected] += o.score  # over seeds: the share of them that were right
             totals[o.expected] += index == 0
     lines = []
     for name, n in totals.items():
