@@ -6,10 +6,12 @@
     --profile FOLDER                      torch's profiler on our side instead, a table a pair
 
 For each pair of technique and data set: our side once; the peers' grid (speed/cells.py: trainer, compute type, layout,
-micro-batch, activation checkpointing) searched factor by factor for the fastest; then rounds of ours, theirs at best,
-theirs by default, each in a process of its own, in turn and back. Same rows, same order, same rows an optimizer step,
-same optimizer, rate and start; the first steps are not timed. The figures are medians of the rounds. A table goes to
-stdout, everything to `--out` after every pair; pairs that are in that file already are not measured again.
+micro-batch, activation checkpointing) searched factor by factor, for the fastest of TRL and for the fastest of all
+(transformers' Trainer over TRL's flattened rows is faster on a CPU than TRL's own); then rounds of ours, TRL at best,
+the best of all, TRL by default, each in a process of its own, in turn and back. Same rows, same order, same rows an
+optimizer step, same optimizer, rate and start; the first steps are not timed. The figures are medians of the rounds.
+A table goes to stdout, everything to `--out` after every pair; pairs that are in that file already are not measured
+again.
 
 Losses: largest relative difference of the first 20. Ours and theirs round to bf16 at different places (weights once,
 or at each product), so where they are further apart than 2 % in bf16, one pair in fp32 says whether it is rounding.
@@ -27,6 +29,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,32 +122,34 @@ class Pair:
         whole = {"seconds": 4 * self.asked.seconds}  # for the runs whose losses are compared
         first = self.ours(write_start=True, **whole)
         screened = self.screen()
-        ran = {cell: speed for cell, speed in screened.items() if isinstance(speed, float)}
-        if not ran:
+        peers = {side: cell for side, cell in fastest(screened).items() if cell is not None}
+        if not peers:
             sys.exit(f"no cell of the peers ran on {self.technique}, {self.data}: {screened}")
-        best = max(ran, key=lambda cell: ran[cell])
-        peer = self.theirs(best, **whole)
+        compared = peers.get("trl", peers["best"])
+        peer = self.theirs(compared, **whole)
         if isinstance(peer, str):
-            sys.exit(f"the peers' best cell ran in the screening and not in a round: {best}: {peer}")
-        losses = self.losses(first, peer, best)
-        # From here on every run does the same steps, as many as the slower side does in the seconds of a cell.
+            sys.exit(f"the peers' best cell ran in the screening and not in a round: {compared}: {peer}")
+        losses = self.losses(first, peer, compared)
+        # From here on every run does the same steps, as many as this peer does in the seconds of a cell.
         seconds = statistics.mean(step["seconds"] for step in peer.timed)
         timed = max(cells.SKIPPED, int(self.asked.seconds / seconds))
         steps = min(len(first.steps), len(peer.steps), cells.SKIPPED + timed)
-        got: dict[str, list[Result]] = {"ours": [first], "best": [peer], "default": []}
         same = {"steps": steps, "least_steps": steps}
+        sides: dict[str, Cell | None] = {"ours": None, **peers, "default": cells.DEFAULT}
+        got: dict[str, list[Result]] = {side: [] for side in sides}
         for number in range(self.asked.rounds):
-            for side in ("default",) if number == 0 else ("ours", "best", "default")[:: 1 if number % 2 else -1]:
-                result = self.ours(**same) if side == "ours" else self.theirs(
-                    best if side == "best" else cells.DEFAULT, **same
-                )  # fmt: skip
+            for side in list(sides)[:: -1 if number % 2 else 1]:
+                cell = sides[side]
+                result = self.ours(**same) if cell is None else self.theirs(cell, **same)
                 if isinstance(result, Result):
                     got[side].append(result)
-        cut = {side: [result.cut(steps) for result in results] for side, results in got.items() if results}
-        return self.told(cut, steps, best, screened) | {"losses": losses}
+        return self.told({s: results for s, results in got.items() if results}, steps, peers, screened) | {
+            "losses": losses
+        }
 
     def screen(self) -> dict[Cell, float | str]:
-        """Speed of the peers' cells that were tried, rows/s, or why one did not run."""
+        """Speed of the peers' cells that were tried, rows/s, or why one did not run: TRL's factor by factor, then
+        transformers' from TRL's best on."""
         found: dict[Cell, float | str] = {}
         per_step = self.job["rows_per_step"]
 
@@ -162,21 +167,29 @@ class Pair:
             for cell in cells.whole_grid(self.technique, per_step):
                 speed(cell)
             return found
+        factors = [factor for factor in cells.GRID if factor != "trainer"]
         best = cells.FIRST
-        for factor in cells.GRID if self.asked.grid == "search" else ("dtype",):
-            tried = [best, *cells.neighbours(best, factor, self.technique, per_step)]
-            best = max(tried, key=speed)
+        for factor in factors if self.asked.grid == "search" else ("dtype",):
+            best = max([best, *cells.neighbours(best, factor, self.technique, per_step)], key=speed)
+        if self.asked.grid == "search":
+            layout = "grouped" if best.layout == "packing" else best.layout
+            best = replace(best, trainer="transformers", layout=layout)
+            for factor in factors[1:]:
+                others = cells.neighbours(best, factor, self.technique, per_step)
+                best = max([best, *(cell for cell in others if cell.trainer == best.trainer)], key=speed)
         return found
 
     def told(
-        self, got: dict[str, list[Result]], steps: int, best: Cell, screened: dict[Cell, float | str]
+        self, got: dict[str, list[Result]], steps: int, peers: dict[str, Cell], screened: dict[Cell, float | str]
     ) -> dict[str, Any]:
+        """`best`: the fastest cell; `trl`: TRL's fastest, where the fastest is not TRL's."""
         speed = {side: cells.middle(results) for side, results in got.items()}
         mean = sum(self.useful[cells.SKIPPED : steps]) / (steps - cells.SKIPPED) / self.job["rows_per_step"]
         return {
             "rows": self.lengths, "rows_per_step": self.job["rows_per_step"], "timed_steps": steps - cells.SKIPPED,
-            "learning_rate": self.job["learning_rate"], "dtype": self.dtype, "best_cell": str(best),
-            "default_cell": str(cells.DEFAULT), "rows_per_second": speed,
+            "learning_rate": self.job["learning_rate"], "dtype": self.dtype,
+            "cells": {side: str(cell) for side, cell in peers.items()}, "default_cell": str(cells.DEFAULT),
+            "rows_per_second": speed,
             "useful_tokens_per_second": {side: value * mean for side, value in speed.items()},
             "ratio": {side: speed["ours"] / speed[side] for side in speed if side != "ours"},
             "peak_mb": {side: max(result.peak_mb for result in results) for side, results in got.items()},
@@ -215,6 +228,14 @@ class Pair:
             )
             told["float32"] = peer if isinstance(peer, str) else apart(exact.losses, peer.losses)
         return told
+
+
+def fastest(screened: dict[Cell, float | str]) -> dict[str, Cell | None]:
+    """The fastest cell, and TRL's fastest where that is another one."""
+    ran = {cell: speed for cell, speed in screened.items() if isinstance(speed, float)}
+    best = max(ran, key=lambda cell: ran[cell], default=None)
+    trl = max((cell for cell in ran if cell.trainer == "trl"), key=lambda cell: ran[cell], default=None)
+    return {"trl": trl if trl != best else None, "best": best}
 
 
 def apart(ours: list[float], theirs: list[float]) -> dict[str, Any]:
@@ -256,8 +277,8 @@ def arguments() -> Any:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=cells.SKIPPED + LOSSES)
     parser.add_argument("--rows-per-step", type=int, help="32 on short rows, 8 on long ones when left out")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training a cell, once it has a few steps")
-    parser.add_argument("--screen-steps", type=int, default=3, help="timed steps of a cell of the grid")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of training a cell, once it has a few steps")
+    parser.add_argument("--screen-steps", type=int, default=1, help="timed steps of a cell of the grid")
     parser.add_argument("--grid", choices=("search", "all", "dtype"), default="search")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of our side; by the probe when left out")
     parser.add_argument("--threads", type=int, default=2)

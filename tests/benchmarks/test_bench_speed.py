@@ -77,6 +77,15 @@ def test_losses_apart_is_relative_to_the_peers() -> None:
     assert bench_speed.apart([1.0] * 30, [1.0] * 30)["steps"] == 20
 
 
+def test_the_fastest_of_trl_stands_beside_the_fastest_of_all() -> None:
+    trl, flat = Cell("trl", "float32", False, "grouped", 8), Cell("transformers", "float32", False, "padding_free", 8)
+    slow = Cell("trl", "float32", False, "padded", 8)
+    assert bench_speed.fastest({trl: 3.0, flat: 5.0, slow: 2.0}) == {"trl": trl, "best": flat}
+    assert bench_speed.fastest({trl: 6.0, flat: 5.0, slow: "did not run"}) == {"trl": None, "best": trl}
+    assert table.with_trl({"best": 6.0}) == {"trl": 6.0, "best": 6.0}
+    assert table.with_trl({"best": 5.0, "trl": 3.0}) == {"trl": 3.0, "best": 5.0}
+
+
 def test_the_table_says_what_could_not_be_compared() -> None:
     assert table.losses({"not_compared": "x"}) == "not compared: x"
     assert table.losses({"largest": 0.031, "steps": 20, "float32": {"largest": 0.0004}}) == "3.1% of 20; in fp32 0.04%"
