@@ -218,6 +218,7 @@ def train_ours(
     from tailorbird.engine.probe import set_threads
     from tailorbird.engine.train import train
     from tailorbird.plan.making import MICRO_BATCH_TOKENS
+    from tailorbird.testing import training_context
 
     set_threads(torch.get_num_threads())
     model = Model(network(job, "bfloat16"), device=job["device"])
@@ -227,7 +228,7 @@ def train_ours(
         {**SETTINGS[job["technique"]], "epochs": 1, "batch_rows": per_step, "schedule": "constant", "warmup_share": 0.0}
     )
     counted = {"body": body_weights(model.network)}
-    trainable = technique.trainable(model, settings, torch.Generator().manual_seed(0))
+    trainable = technique.trainable(model, settings, training_context())
     counted["trainable"] = trainable.count
     source = RowSource(
         [Encoded(tuple(ids), tuple(flags)) for ids, flags in id_rows(job, steps + 1)],

@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("TECHNIQUE", "DATA"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(measure(*asked.one, asked.memory_gb, asked.dtype, asked.recompute)))
+        technique, data = asked.one
+        print(json.dumps(measure(technique, data, asked.memory_gb, asked.dtype, asked.recompute)))
         return
     print(
         "rows  technique       dtype     micro-batch  recompute   plan   rehearsal   held    plan/held  rehearsal/held"

@@ -62,7 +62,6 @@ class Side:
 
 
 def serve(job: dict[str, Any]) -> None:
-    import torch
 
     from tailorbird.engine.probe import set_threads
 
@@ -76,6 +75,7 @@ def serve(job: dict[str, Any]) -> None:
     from tailorbird.engine.batches import Encoded, RowSource
     from tailorbird.engine.model import Model
     from tailorbird.engine.optimizer import Optimizer
+    from tailorbird.testing import training_context
 
     base, count = Path(job["base"]), job["rows"]
     made = rows.token_rows(job["data"], base, count * 4, seed=0)
@@ -85,7 +85,7 @@ def serve(job: dict[str, Any]) -> None:
         layer.believed = False
     technique: Any = techniques.get(job["technique"])
     settings = technique.settings(SETTINGS[job["technique"]], base_facts(base), len(encoded))
-    trainable = technique.trainable(model, settings, torch.Generator().manual_seed(0))
+    trainable = technique.trainable(model, settings, training_context())
     source = RowSource(encoded, batch_rows=count, micro_batch_tokens=4096, seed=0, soft=model.virtual_tokens)
     optimizer = Optimizer(trainable.parameters, 0.0, 1.0)
     print(json.dumps({"ready": 1}), flush=True)

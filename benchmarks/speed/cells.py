@@ -66,7 +66,8 @@ def whole_grid(technique: str, rows_per_step: int) -> Iterator[Cell]:
 def neighbours(cell: Cell, factor: str, technique: str, rows_per_step: int) -> Iterator[Cell]:
     """The cell with every other value of one factor; packing is TRL's, so it brings the trainer along."""
     for value in GRID[factor]:
-        other = replace(cell, **{factor: value}, **({"trainer": "trl"} if value == "packing" else {}))
+        changes: dict[str, Any] = {factor: value} | ({"trainer": "trl"} if value == "packing" else {})
+        other = replace(cell, **changes)
         if other != cell and applies(other, technique, rows_per_step):
             yield other
 

@@ -29,7 +29,7 @@ def dataset(job: dict[str, Any]) -> tuple[Any, int]:
     from datasets import Dataset
 
     stored = json.loads(Path(job["rows"]).read_text(encoding="utf-8"))
-    cell, order = job["cell"], []
+    cell, order = job["cell"], list[int]()
     for numbers in job["order"]:
         by_length = cell["layout"] == "grouped"
         order += sorted(numbers, key=lambda i: len(stored[i][0])) if by_length else numbers

@@ -1,9 +1,11 @@
-"""bench_speed: its grid holds only what trains the same, its sums are right, and its two sides do the same work."""
+"""The speed programs: grids hold only what trains the same, sums are right, both sides do the same work."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import os
 import random
 import subprocess
 import sys
@@ -17,7 +19,9 @@ from tailorbird.testing import make_tiny_base
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import bench_gpu  # noqa: E402
 import bench_speed  # noqa: E402
+import bench_step  # noqa: E402
 from speed import cells, table  # noqa: E402
 from speed.cells import Cell, Result  # noqa: E402
 
@@ -138,6 +142,29 @@ def test_both_sides_train_on_the_same_rows_to_the_same_losses(
 
 
 # -- the other device
+
+
+@pytest.mark.parametrize("technique", list(bench_gpu.SETTINGS))
+def test_bench_gpu_trains_what_it_is_asked_to(technique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_gpu, "TIMED", 1)
+    found = bench_gpu.ours({"shape": "tiny", "technique": technique, "rows": "short", "device": "cpu"})
+    assert found["tokens_per_second"] > 0
+    assert found["trainable_parameters"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", list(bench_step.SETTINGS))
+def test_bench_step_takes_steps_of_every_technique(technique: str, tmp_path: Path) -> None:
+    if not os.environ.get("TAILORBIRD_DATA"):
+        pytest.skip("needs TAILORBIRD_DATA: the public data")
+    base = make_tiny_base(tmp_path / "base")
+    side = bench_step.Side(BENCHMARKS.parent / "src", {
+        "base": str(base), "technique": technique, "data": "banking77", "threads": 1, "rows": 2, "dtype": "float32",
+        "own_layers": False,
+    })  # fmt: skip
+    side.step()
+    side.close()
+    assert math.isfinite(side.steps[0]["loss"])
 
 
 def test_without_a_cuda_device_bench_gpu_says_so_and_ends_well() -> None:
