@@ -329,6 +329,26 @@ def test_merged_weights_answer_as_the_adapter_does(made: dict[str, Path], base: 
     assert not (tmp_path / "other").exists()
 
 
+def test_nothing_is_merged_into_another_base(made: dict[str, Path], tmp_path: Path) -> None:
+    from tailorbird.exporting import export
+
+    other = make_tiny_base(tmp_path / "other", seed=1)
+    with pytest.raises(ArtifactError, match="made for another base: it needs sha256:"):
+        export(made["lora"], tmp_path / "merged", base_folder=other, merge=True)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_what_answers_otherwise_than_measured_is_not_merged(lora: Path, base: Path, tmp_path: Path) -> None:
+    from tailorbird.exporting import export
+
+    manifest = json.loads((lora / "manifest.json").read_text())
+    manifest["check_rows"][0]["top_logits"][0] += 1.0
+    (lora / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="check row 1: logits differ from the measured ones by 1 "):
+        export(lora, tmp_path / "merged", base_folder=base, merge=True)
+    assert not (tmp_path / "merged").exists()
+
+
 def test_a_delta_is_merged_and_not_exported_apart(made: dict[str, Path], base: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
