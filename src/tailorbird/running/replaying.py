@@ -68,6 +68,7 @@ def read_replay(
         columns=how.replay["columns"] or None,
         sheet=how.replay["sheet"],
         max_bad_share=how.max_bad_share,
+        supervise=how.supervise,
     )
     short = [row for row in dataset.rows if check(row) is None]  # long talk is common, and no fault of the file
     retention = load_retention(named if named in ("full", "fast") else spec.path(named))
