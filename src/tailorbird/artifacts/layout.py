@@ -127,6 +127,21 @@ def tensor_files(folder: Path) -> list[Path]:
     return sorted(file for place in places for file in place.glob("*.safetensors"))
 
 
+def virtual_positions(folder: Path) -> tuple[int, int]:
+    """Virtual tokens and pairs of a prefix of an adapter or a customization, as its configuration says: no tensor is
+    read."""
+    tokens = pairs = 0
+    for inside in (folder, *(folder / kind for kind in KINDS)):
+        if (inside / ADAPTER_CONFIG).is_file():
+            config = store.read_json(inside / ADAPTER_CONFIG)
+            count = config.get("num_virtual_tokens")
+            count = count if type(count) is int else 0
+            tokens, pairs = (
+                (tokens, pairs + count) if config.get("peft_type") == "PREFIX_TUNING" else (tokens + count, pairs)
+            )
+    return tokens, pairs
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The fp32 tensors of whole weights, by name."""
     return read_tensors(folder / WEIGHTS)
