@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from tailorbird.artifacts.layout import DELTA, PROMPT, TOKENIZER_FILES, read_par
 from tailorbird.artifacts.learned_from import NAME as LEARNED_FROM
 from tailorbird.artifacts.manifest import ADDED, read_manifest, verify
 from tailorbird.artifacts.training_state import STATE
+from tailorbird.bases.fingerprint import fingerprint
 from tailorbird.errors import ArtifactError, SpecError
 
 if TYPE_CHECKING:
@@ -47,13 +49,13 @@ def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False, d
     """Copy what other tools read to `out` (which must not exist or be empty).
 
     Raises SpecError when there is nothing to merge or what is there needs merging, ArtifactError when the folder is not
-    what was measured, or when `dtype` would lose the change.
+    what was measured, when it is to be merged into another base, or when `dtype` would lose the change.
     """
     folder = Path(folder)
     if dtype not in MERGE_TYPES:
         raise SpecError(f"weights cannot be merged in {dtype!r}", remedy=f"one of {', '.join(MERGE_TYPES)}")
     told: dict[str, float] = {}
-    with _new_folder(folder, Path(out)) as (temporary, names):
+    with _new_folder(folder, Path(out), base_folder if merge else None) as (temporary, names):
         if merge:
             told = _merged(folder, temporary, base_folder, dtype)
         else:
@@ -92,12 +94,12 @@ def export_embeddings(folder: Path, out: Path, *, base_name: str) -> Exported:
 
 
 @contextmanager
-def _new_folder(folder: Path, out: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Verifies the customization, then gives a folder to write into, which becomes `out` at the end, and the list that
-    will hold the names in it."""
+def _new_folder(folder: Path, out: Path, base_folder: Path | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Verifies the customization, and that `base_folder` holds its base, then gives a folder to write into, which
+    becomes `out` at the end, and the list that will hold the names in it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} exists and is not empty", remedy="name a new folder")
-    verify(folder)
+    verify(folder, None if base_folder is None else fingerprint(base_folder))
     temporary, names = out.with_name(f".{out.name}.tmp"), list[str]()
     with store.disk(out):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -141,7 +143,9 @@ def _merged(folder: Path, out: Path, base_folder: Path, dtype: str) -> dict[str,
             remedy="export it without --merge",
         )
     weights = parts.weights if isinstance(parts.weights, Path) else base_folder
-    below, unmerged = _measured(folder, weights, dtype if dtype == "float32" else manifest.compute_dtype)
+    below, unmerged = _measured(folder, weights, manifest.compute_dtype)
+    if dtype == "float32" != manifest.compute_dtype:
+        below, unmerged = _measured(folder, weights, dtype)
     network: Any = load_model(weights)
     fold(network, parts)
     whole: dict[str, Tensor] = dict(network.named_parameters())
@@ -163,14 +167,22 @@ def _merged(folder: Path, out: Path, base_folder: Path, dtype: str) -> dict[str,
 
 
 def _measured(folder: Path, weights: Path, dtype: str) -> tuple[Tensor, Tensor]:
-    """Logits of the check rows without what is to be merged and with it, unmerged, computed in `dtype`."""
+    """Logits of the check rows without what is to be merged and with it, unmerged, computed in `dtype`. ArtifactError
+    when those with it are not the ones that were measured."""
+    import torch
+
+    from tailorbird.answerers.opening import compare_check_rows, environment
     from tailorbird.bases.model import load_model
     from tailorbird.engine.attaching import Attachment
     from tailorbird.engine.model import Model
+    from tailorbird.engine.scoring import top_logits
 
-    model = Model(load_model(weights, dtype=dtype))
+    model, manifest = Model(load_model(weights, dtype=dtype)), read_manifest(folder)
     below = _logits(folder, model)
     Attachment(model, read_parts(folder)).put()
+    if dtype == manifest.compute_dtype:
+        here = environment("cpu", dtype, torch.get_num_threads())
+        compare_check_rows(partial(top_logits, model), manifest, here, folder)
     return below, _logits(folder, model)
 
 

@@ -275,6 +275,45 @@ def test_an_adapter_made_by_peft_is_opened(base: Path, tmp_path: Path, rslora: b
     assert torch.allclose(logits[places], torch.tensor(values), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("init_lora_weights", "pissa", "this LORA adapter began as 'pissa', an initialization that changes the base"),
+        ("init_lora_weights", "pissa_niter_4", "began as 'pissa_niter_4'"),
+        ("init_lora_weights", "olora", "began as 'olora'"),
+        ("init_lora_weights", "corda", "began as 'corda'"),
+        ("init_lora_weights", "loftq", "began as 'loftq'"),
+        ("alora_invocation_tokens", [7, 8], "this LORA adapter uses alora_invocation_tokens, which is not supported"),
+        ("use_qalora", True, "uses use_qalora, which"),
+        ("rank_pattern", {"q_proj": 2}, "uses rank_pattern, which"),
+        ("bias", "all", "uses bias, which"),
+        ("of_a_later_version", True, "uses of_a_later_version, which"),
+    ],
+)
+def test_a_lora_that_is_more_than_a_and_b_is_refused_by_name(lora: Path, field: str, value: Any, message: str) -> None:
+    config = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ArtifactError, match=message):
+        read_adapter(lora)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "eva", "orthogonal"])
+def test_the_configuration_as_peft_itself_writes_it_is_read(lora: Path, start: Any) -> None:
+    from peft import LoraConfig
+
+    own = json.loads((lora / "adapter_config.json").read_text())
+    made = LoraConfig(
+        r=own["r"], lora_alpha=own["lora_alpha"], lora_dropout=0.1, target_modules=own["target_modules"],
+        exclude_modules=["lm_head"], layers_to_transform=[0, 1], task_type="CAUSAL_LM",
+    )  # fmt: skip
+    made.init_lora_weights = start
+    (lora / "adapter_config.json").unlink()
+    made.save_pretrained(str(lora))
+    written = json.loads((lora / "adapter_config.json").read_text())
+    assert written.keys() >= {"megatron_core", "qalora_group_size", "loftq_config", "peft_version"}
+    assert read_adapter(lora)["low_rank"].rank == own["r"]
+
+
 def test_forgetting_is_exactly_zero_with_an_untouched_base(base: Path, made: dict[str, Path]) -> None:
     from tailorbird.answerers.opening import open_bare
 
@@ -327,6 +366,26 @@ def test_merged_weights_answer_as_the_adapter_does(made: dict[str, Path], base: 
     with pytest.raises(TailorbirdError, match="has whole weights already"):
         export(made["sft"], tmp_path / "other", base_folder=base, merge=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_nothing_is_merged_into_another_base(made: dict[str, Path], tmp_path: Path) -> None:
+    from tailorbird.exporting import export
+
+    other = make_tiny_base(tmp_path / "other", seed=1)
+    with pytest.raises(ArtifactError, match="made for another base: it needs sha256:"):
+        export(made["lora"], tmp_path / "merged", base_folder=other, merge=True)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_what_answers_otherwise_than_measured_is_not_merged(lora: Path, base: Path, tmp_path: Path) -> None:
+    from tailorbird.exporting import export
+
+    manifest = json.loads((lora / "manifest.json").read_text())
+    manifest["check_rows"][0]["top_logits"][0] += 1.0
+    (lora / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="check row 1: logits differ from the measured ones by 1 "):
+        export(lora, tmp_path / "merged", base_folder=base, merge=True)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_delta_is_merged_and_not_exported_apart(made: dict[str, Path], base: Path, tmp_path: Path) -> None:

@@ -110,3 +110,28 @@ def test_what_was_trained_nobody_knows_on_what_is_said() -> None:
 
     assert said(lora="starts from", theirs="is") == ["lora starts from", "theirs is"]
     assert said() == []
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "wrong"),
+    [
+        ({"update": "norms"}, {"update": "last_layers"}, "update: norms, and update: last_layers, layers: 1 is asked"),
+        ({"layers": 2}, {"layers": 3}, "update: last_layers, layers: 2, and update: last_layers, layers: 3 is asked"),
+        ({}, {"layers": 1}, None),
+        ({"update": "norms"}, {"update": "norms"}, None),
+    ],
+)
+def test_a_kept_optimizer_is_gone_on_with_by_the_same_tensors_only(
+    parent: dict[str, Any], child: dict[str, Any], wrong: str | None
+) -> None:
+    def chain(**kept: Any) -> Any:
+        first = {"label": "first", "technique": "selective", "settings": {**parent, **kept}}
+        return make_spec(contestants=[first, {**after("selective", "first", "then"), "settings": child}])
+
+    make_plan(chain(), make_facts())
+    if wrong is None:
+        make_plan(chain(keep_optimizer=True), make_facts())
+        return
+    with pytest.raises(SpecError, match=f"contestants.then.after: goes on with an optimizer .* for {wrong}") as caught:
+        make_plan(chain(keep_optimizer=True), make_facts())
+    assert str(caught.value).endswith("set update and layers as they were, or make the parent without keep_optimizer")

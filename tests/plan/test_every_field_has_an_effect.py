@@ -1,4 +1,8 @@
-"""No option is ignored: each field of the spec, set to something else, gives another plan (or is read by `reading`)."""
+"""No option is ignored: each field of the spec, set to something else, gives another plan.
+
+Of `data`, `split` and `requirements` the plan has a copy: that they are used is shown by
+run/test_every_field_of_the_data_is_read.py and run/test_flow.py::test_each_requirement_is_judged_by.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 from tailorbird import spec as specs
 from tailorbird import store
+from tailorbird.bases.renderer import RenderError
+from tailorbird.bases.template import DEFAULT_TEMPLATE
 from tailorbird.checking import plan_of, replay_told, sources_told
 from tailorbird.errors import SpecError
 from tailorbird.measure.forgetting import load_retention
@@ -185,6 +188,20 @@ def test_replay_rows_that_forgetting_is_measured_on_are_left_out_and_counted(wid
     assert "1 left out: they are longer than the context" in replay_told(found)
     assert "2 left out: they share words with what forgetting is measured on" in replay_told(found)
     assert not set(short) & {row.input_text for row in found.replay_for(0.5)}
+
+
+def test_of_general_talk_too_the_last_answer_alone_is_learned_where_that_is_said(wide: World) -> None:
+    """With a template that writes earlier answers differently from how they are generated nothing else can be."""
+    base = Path(shutil.copytree(BASE, wide.folder / "base"))
+    (base / "chat_template.jinja").write_text("{{ messages | length }}" + DEFAULT_TEMPLATE, encoding="utf-8")
+    says = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    turns = [{"role": role, "content": f"{text} of it"} for role, text in says]
+    (wide.folder / "talk.jsonl").write_text(json.dumps({"messages": turns}) + "\n", encoding="utf-8")
+    wide.write("[zero_shot, lora]", base=str(base), data=REPLAY)
+    found = material(wide, data__supervise="last")
+    assert next(row.supervised for row in found.replay_for(0.5)) == (False, False, False, True)
+    with pytest.raises(RenderError, match="supervise the last answer only"):
+        material(wide)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tailorbird.errors import DataError, Interrupted, ResourceError, SpecError
 from tailorbird.measure.comparison import stable
 from tailorbird.running.folder import RunFolder, find
 from tailorbird.running.writing import count_suspects
+from tailorbird.spec.fields import Requirements
 
 from .conftest import World, write_rows
 
@@ -209,6 +210,16 @@ def test_no_contestant_meets_the_requirements_is_exit_8(scripted: World) -> None
     finished = scripted.run()
     assert finished.exit_code == 8
     assert "min_score" in finished.comparison["rows"][1]["misses"]
+
+
+def test_each_requirement_is_judged_by(scripted: World) -> None:
+    """That it stands in the plan says nothing: `Plan.requirements` is a copy of the spec."""
+    wished = {"min_score": 0.99, "latency_ms": 1e-9, "max_forgetting": -9.0, "max_deployed_mb": 0.0}
+    assert {*wished, "margin"} == set(Requirements.model_fields)
+    scripted.write("[zero_shot, lora]", requirements=str({**wished, "margin": 0.07}))
+    comparison = scripted.run().comparison
+    assert next(row["meets"] for row in comparison["rows"] if row["label"] == "lora") == dict.fromkeys(wished, False)
+    assert comparison["recommendation"]["margin"] == 0.07
 
 
 def test_a_full_disk_stops_the_run_instead_of_failing_contestants(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tailorbird import spec as specs
+from tailorbird.artifacts.parts import Prompt
+from tailorbird.bases.facts import base_facts
+from tailorbird.bases.renderer import Renderer
+from tailorbird.customize.training import encode
 from tailorbird.errors import DataError, SpecError
 from tailorbird.running.material import read_material
+from tailorbird.running.room import room_of
 
 from .conftest import BASE, World
 
@@ -84,6 +90,70 @@ def test_a_row_longer_than_the_context_is_set_aside_with_its_count(world: World)
     assert rejected.code == "D28"
     assert "tokens" in rejected.reason
     assert rejected.place.line == 122
+
+
+LONG = "word " * 120  # 361 tokens: within the context of 512, but not behind 200 more
+
+
+def add_a_long_row(world: World) -> None:
+    with open(world.folder / "rows.csv", "a", encoding="utf-8") as file:
+        file.write(LONG + ",card\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, None),
+        ({"contestants": [{"prompt_tuning": {"total_virtual_tokens": 200}}]}, "behind 200 virtual tokens"),
+        ({"contestants": [{"prefix_tuning": {"total_virtual_tokens": 200}}]}, "behind 200 virtual tokens"),
+        ({"task": {"instruction": "Say it again. " * 25}}, "question and answer have 5"),
+        ({"task": {"kind": "write", "max_new_tokens": 200}}, "(an answer may have 200)"),
+    ],
+)
+def test_a_row_has_to_fit_as_every_contestant_is_asked_it(
+    world: World, fields: dict[str, Any], reason: str | None
+) -> None:
+    add_a_long_row(world)
+    rejected = material(world, **fields).dataset.rejected
+    assert [(r.code, r.place.line) for r in rejected] == ([("D28", 122)] if reason else [])
+    assert all(reason in r.reason for r in rejected if reason)
+
+
+def before(**fields: Any) -> int:
+    base = base_facts(BASE)
+    return room_of(specs.build({"base": str(BASE), "data": "x", **fields}), Renderer.from_folder(BASE), base).before
+
+
+def test_the_most_virtual_tokens_of_any_contestant_count() -> None:
+    prompt = {"label": "p", "technique": "prompt_tuning", "settings": {"total_virtual_tokens": 30}}
+    prefix = {"label": "f", "technique": "prefix_tuning", "settings": {"total_virtual_tokens": 7}}
+    assert before() == 0
+    assert before(contestants=["zero_shot", "lora", "majority", {"label": "x", "answers": "x.csv"}]) == 0
+    assert before(contestants=[prompt, prefix]) == 30
+    assert before(contestants=[prompt, {**prefix, "after": "p"}, {"label": "l", "technique": "lora"}]) == 37
+    assert before(contestants=[prompt, {"label": "l", "technique": "p_tuning", "after": "p"}]) == 30
+    assert before(contestants=[{"prompt_tuning": {}, "tune": 4}]) == 50  # the technique's own range
+    assert before(contestants=[{"prompt_tuning": {}, "tune": {"trials": 4, "over": {"epochs": [1, 2]}}}]) == 20
+    over = {"total_virtual_tokens": [5, 90]}
+    assert before(contestants=[{"prompt_tuning": {}, "tune": {"trials": 4, "over": over}}]) == 90
+
+
+def test_virtual_tokens_of_what_is_brought_along_count(tmp_path: Path) -> None:
+    config = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 12}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    assert before(contestants=[{"label": "brought", "adapter": str(tmp_path)}]) == 12
+    after = {"label": "on", "technique": "prompt_tuning", "after": str(tmp_path)}
+    assert before(contestants=[{**after, "settings": {"total_virtual_tokens": 3}}]) == 15
+
+
+def test_what_is_too_long_for_a_training_all_the_same_is_named_with_a_way_out(world: World) -> None:
+    found = material(world)
+    row = found.splits.train[0]
+    with pytest.raises(DataError, match="tokens are more than the 5 that the base's context leaves a row") as caught:
+        encode(found.renderer, found.task, Prompt("Say it."), row, 5)
+    assert str(caught.value).startswith(f"{row.place}: ")
+    assert str(caught.value).endswith("→ shorten the row, or leave it out; fewer virtual tokens leave more")
 
 
 def test_rendered_rows_mark_what_is_learned(world: World) -> None:

@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from tailorbird import techniques
-from tailorbird.testing import technique_contract
+from tailorbird.customize import Compute
+from tailorbird.engine.model import Model
+from tailorbird.engine.train import Trainable
+from tailorbird.techniques.base import TrainingContext
+from tailorbird.techniques.lora import Lora, LoraSettings
+from tailorbird.testing import make_tiny_base, technique_contract
 from tailorbird.testing.cases import CASES
+from tailorbird.testing.contract import _Bench
 
 STORIES = Path(__file__).parents[1] / "fixtures" / "stories260k"
 OVERFIT: dict[str, dict[str, Any]] = {  # learn eight rows by heart; quicker than on a random base
@@ -34,3 +40,17 @@ def test_contract(name: str, tmp_path: Path) -> None:
     overfit, (_, changed) = OVERFIT[name], CASES[name]
     technique = techniques.get(name)
     technique_contract(technique, tmp_path, base=STORIES, overfit=overfit, changed=changed)
+
+
+class Deaf(Lora):
+    """Trains with alpha 16 whatever is asked for, and writes down what was asked for."""
+
+    def trainable(self, model: Model, settings: LoraSettings, context: TrainingContext) -> Trainable:
+        return super().trainable(model, settings.model_copy(update={"alpha": 16.0}), context)
+
+
+def test_a_setting_that_is_only_written_down_has_no_effect(tmp_path: Path) -> None:
+    bench = _Bench(Deaf(), tmp_path, make_tiny_base(tmp_path / "base"), Compute(), lambda text: None)
+    bench.every_setting_has_an_effect({"rank": 4})
+    with pytest.raises(AssertionError, match=r"the setting alpha = 8.0 changed nothing"):
+        bench.every_setting_has_an_effect({"alpha": 8.0})

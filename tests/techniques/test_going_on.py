@@ -280,3 +280,12 @@ def test_moments_of_other_tensors_are_refused(base: Path, kept: dict[str, Path],
     hashed_again(parent)
     with pytest.raises(ArtifactError, match=r"exp_avg/model.layers.0.* and missing in what is trained"):
         trained(tmp_path / "child", base, "prompt", parent)
+
+
+def test_a_kept_optimizer_of_other_tensors_is_refused_with_a_way_out(base: Path, tmp_path: Path) -> None:
+    parent = make(tmp_path / "norms", "selective", base, **STEADY, update="norms")
+    with pytest.raises(SpecError, match=r"kept for update: norms, and update: last_layers, layers: 1 is") as caught:
+        make(tmp_path / "child", "selective", base, parent, update="last_layers")
+    assert str(caught.value).endswith("→ set update and layers as they were, or make the parent without keep_optimizer")
+    bare = make(tmp_path / "bare", "selective", base, **{**STEADY, "keep_optimizer": False}, update="norms")
+    make(tmp_path / "other", "selective", base, bare, update="last_layers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from tailorbird.types import BaseFacts
 
 SAME_MACHINE, ELSEWHERE, ELSEWHERE_BF16 = 1e-5, 1e-3, 0.5
 KEPT = 2  # bases held in memory at once (chat beside its base needs two)
+
+TopLogits = Callable[[Sequence[int], int], tuple[list[int], list[float]]]
+"""A prompt's ids and a count -> that many of the largest logits after it: token ids and values."""
 
 _models: dict[tuple[str, str, str], Model] = {}
 
@@ -96,11 +100,11 @@ def open_customization(
         trainable_parameters=int(manifest.training.get("trainable_parameters", 0)),
     )
     if asked == manifest.compute_dtype:
-        compare_check_rows(answerer, manifest, environment(device, asked, threads), folder)
+        compare_check_rows(answerer.top_logits, manifest, environment(device, asked, threads), folder)
     return answerer
 
 
-def compare_check_rows(answerer: LocalAnswerer, manifest: Manifest, here: dict[str, Any], folder: Path) -> None:
+def compare_check_rows(top_logits: TopLogits, manifest: Manifest, here: dict[str, Any], folder: Path) -> None:
     """The kept logits of three rows against this machine's. bf16 rounds differently on other processors."""
     same = here == manifest.environment
     elsewhere = ELSEWHERE_BF16 if manifest.compute_dtype == "bfloat16" else ELSEWHERE
@@ -108,7 +112,7 @@ def compare_check_rows(answerer: LocalAnswerer, manifest: Manifest, here: dict[s
     if not manifest.check_rows:
         raise ArtifactError("its manifest has no check rows", where=str(folder), remedy="make it again")
     for number, row in enumerate(manifest.check_rows):
-        ids, values = answerer.top_logits(row.ids, 4 * len(row.top_ids))
+        ids, values = top_logits(row.ids, 4 * len(row.top_ids))
         now = dict(zip(ids, values, strict=True))
         worst = max(abs(now.get(i, -1e9) - v) for i, v in zip(row.top_ids, row.top_logits, strict=True))
         if not worst <= tolerance:

@@ -31,7 +31,7 @@ ADAPTER, ADAPTER_CONFIG, WEIGHTS, DELTA = (
     "adapter_model.safetensors", "adapter_config.json", "model.safetensors", "delta.safetensors",
 )  # fmt: skip
 PROMPT = "prompt.json"
-# PEFT's methods whose layers are its own here, with the fields that say what they compute.
+# PEFT's methods whose layers are its own here, with the fields that say what they compute and where.
 PEFT_FIELDS = {
     "LORA": ("r", "lora_alpha", "target_modules", "fan_in_fan_out", "use_dora", "use_rslora"),
     "IA3": ("target_modules", "feedforward_modules", "fan_in_fan_out"),
@@ -41,8 +41,15 @@ PEFT_FIELDS = {
 _NO_EFFECT = (  # where an adapter is opened to answer
     "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
     "lora_dropout", "vera_dropout", "rank_dropout", "module_dropout", "d_initial", "init_weights", "init_lora_weights",
-    "init_ia3_weights", "qalora_group_size", "megatron_core",
+    "init_ia3_weights", "qalora_group_size", "megatron_core", "eva_config",
 )  # fmt: skip
+# A LoRA without DoRA is computed here, and where its layers are the names of its tensors say.
+_LORA_FIELDS = (
+    "r", "lora_alpha", "fan_in_fan_out", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform",
+    "layers_pattern",
+)  # fmt: skip
+# The others of PEFT's initializations take something away from the base's weights, and its files do not hold these.
+_BASE_AS_IT_IS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def write_parts(folder: Path, parts: Parts, base_folder: Path, base_name: str, template: str) -> None:
@@ -118,6 +125,21 @@ def tensor_files(folder: Path) -> list[Path]:
     """Every file of tensors of a customization, wherever its part lies."""
     places = (folder, *(folder / kind for kind in KINDS))
     return sorted(file for place in places for file in place.glob("*.safetensors"))
+
+
+def virtual_positions(folder: Path) -> tuple[int, int]:
+    """Virtual tokens and pairs of a prefix of an adapter or a customization, as its configuration says: no tensor is
+    read."""
+    tokens = pairs = 0
+    for inside in (folder, *(folder / kind for kind in KINDS)):
+        if (inside / ADAPTER_CONFIG).is_file():
+            config = store.read_json(inside / ADAPTER_CONFIG)
+            count = config.get("num_virtual_tokens")
+            count = count if type(count) is int else 0
+            tokens, pairs = (
+                (tokens, pairs + count) if config.get("peft_type") == "PREFIX_TUNING" else (tokens + count, pairs)
+            )
+    return tokens, pairs
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -221,16 +243,8 @@ def prefix_tuning_config(kv: Tensor, base_name: str) -> dict[str, Any]:
 
 
 def _read_peft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PeftAdapter:
-    """Configuration fields that change what the layers compute are known by name; any other that is set is refused."""
     kind = config["peft_type"]
-    other = sorted(
-        key
-        for key, value in config.items()
-        if key not in (*PEFT_FIELDS[kind], *_NO_EFFECT) and value not in (None, False, 0, 0.0, "none", {}, [])
-    )
-    if other or config.get("init_weights", config.get("init_lora_weights", True)) not in (True, False):
-        what = ", ".join(other) or "an initialization that changes the base"
-        raise ArtifactError(f"this {kind} adapter uses {what}, which is not supported", where=str(folder / ADAPTER))
+    _refuse_others(folder, config, PEFT_FIELDS[kind])
     if not tensors:
         raise ArtifactError("the adapter holds no tensors", where=str(folder / ADAPTER))
     return PeftAdapter(
@@ -238,20 +252,28 @@ def _read_peft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     )
 
 
+def _refuse_others(folder: Path, config: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Configuration fields that change what the layers compute are known by name; any other that is set is refused."""
+    kind, where = config["peft_type"], str(folder / ADAPTER_CONFIG)
+    start = config.get("init_weights", config.get("init_lora_weights"))
+    if start not in _BASE_AS_IT_IS:
+        raise ArtifactError(
+            f"this {kind} adapter began as {start!r}, an initialization that changes the base",
+            where=where,
+            remedy="save it as a plain LoRA: PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+        )
+    other = sorted(
+        key
+        for key, value in config.items()
+        if key not in (*known, *_NO_EFFECT) and value not in (None, False, 0, 0.0, "none", {}, [])
+    )
+    if other:
+        raise ArtifactError(f"this {kind} adapter uses {', '.join(other)}, which is not supported", where=where)
+
+
 def _read_lora(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LowRank:
     where = str(folder / ADAPTER)
-    unsupported = [
-        key
-        for key in (
-            "rank_pattern",
-            "alpha_pattern",
-            "modules_to_save",
-            "trainable_token_indices",
-        )
-        if config.get(key)
-    ]
-    if unsupported or config.get("bias", "none") != "none":
-        raise ArtifactError(f"this LoRA uses {', '.join(unsupported) or 'bias'}, which is not supported", where=where)
+    _refuse_others(folder, config, _LORA_FIELDS)
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

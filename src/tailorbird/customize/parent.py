@@ -16,6 +16,7 @@ from tailorbird.artifacts.parts import Parts
 from tailorbird.artifacts.training_state import TrainingState, read_state
 from tailorbird.customize.job import Job
 from tailorbird.errors import SpecError
+from tailorbird.plan.chains import other_tensors
 from tailorbird.techniques.base import Technique
 
 if TYPE_CHECKING:
@@ -74,6 +75,12 @@ def read_parent(job: Job, technique: Technique) -> Parent | None:
             remedy=f"name a parent that {technique.name} made",
         )
     state = read_state(job.parent / technique.state_folder) if same else None
+    if (
+        state is not None
+        and state.moments
+        and (other := other_tensors(technique, manifest.settings_effective, job.settings))
+    ):
+        raise SpecError(f"{job.label} {other[0]}", where=str(job.parent), remedy=other[1])
     job.say(f"starts from {name}, {manifest.identity[:23]}")
     if state is not None:
         kept = " with the optimizer's state" if state.moments else ""

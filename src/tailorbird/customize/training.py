@@ -19,7 +19,7 @@ from tailorbird.techniques.base import Trained, TrainingContext
 from tailorbird.types import Message, Role, Row
 
 if TYPE_CHECKING:
-    from tailorbird.bases.renderer import Renderer
+    from tailorbird.bases.renderer import Rendered, Renderer
     from tailorbird.engine.batches import Encoded, RowSource
     from tailorbird.engine.model import Model
     from tailorbird.engine.train import Best, Trainable
@@ -27,28 +27,31 @@ if TYPE_CHECKING:
 
 
 def encode(renderer: Renderer, task: Task, prompt: Prompt, row: Row, context: int) -> Encoded:
-    """The row as it is trained on: rendered as served, only the wanted assistant turns supervised."""
-    from tailorbird.engine.batches import Encoded
-
+    """The row as it is trained on: rendered as served, only the wanted assistant turns supervised. `context`: what is
+    left of it for a row."""
     turns = [*row.prompt, Message(Role.ASSISTANT, target(task, row))]
     supervised = [
         wanted for message, wanted in zip(row.messages, row.supervised, strict=True) if message.role is not Role.SYSTEM
     ]
     conversation = prompt.conversation(tuple(turns))
     marks = [False] * (len(conversation) - len(supervised)) + supervised
-    rendered = renderer.row(conversation, marks)
-    if len(rendered.ids) > context:
-        raise DataError(f"{len(rendered.ids)} tokens are more than the context of {context}", where=str(row.place))
-    return Encoded(tuple(rendered.ids), tuple(rendered.supervised), row.weight)
+    return _encoded(renderer.row(conversation, marks), row, context)
 
 
 def encode_replay(renderer: Renderer, row: Row, context: int) -> Encoded:
     """A general conversation as it stands, without the task's instruction: what is kept is the base's own talk."""
+    return _encoded(renderer.row(row.messages, row.supervised), row, context)
+
+
+def _encoded(rendered: Rendered, row: Row, context: int) -> Encoded:
     from tailorbird.engine.batches import Encoded
 
-    rendered = renderer.row(row.messages, row.supervised)
     if len(rendered.ids) > context:
-        raise DataError(f"{len(rendered.ids)} tokens are more than the context of {context}", where=str(row.place))
+        raise DataError(
+            f"{len(rendered.ids)} tokens are more than the {context} that the base's context leaves a row",
+            where=str(row.place),
+            remedy="shorten the row, or leave it out; fewer virtual tokens leave more",
+        )
     return Encoded(tuple(rendered.ids), tuple(rendered.supervised), row.weight)
 
 

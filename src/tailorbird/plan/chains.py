@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from tailorbird.plan.document import Entrant
 from tailorbird.spec import REFERENCES, did_you_mean
 from tailorbird.techniques.base import Technique
 
@@ -32,6 +34,36 @@ def problems(given: Iterable[Link]) -> list[tuple[str, str]]:
         if link.after is not None and (what := _problem(link, by_label)):
             found.append((link.label, what))
     return found
+
+
+def optimizer_problems(entrants: Iterable[Entrant]) -> list[tuple[str, str]]:
+    """(label, what is wrong) where a contestant would go on with an optimizer of other tensors than it trains."""
+    given = list(entrants)
+    by_label = {entrant.label: entrant for entrant in given}
+    found = []
+    for entrant in given:
+        parent = by_label.get(entrant.after or "")
+        if parent is None or entrant.technique != parent.technique or not parent.effective.get("keep_optimizer"):
+            continue
+        technique = _shelf(entrant.technique)
+        if technique is not None and (other := other_tensors(technique, parent.effective, entrant.effective)):
+            found.append((entrant.label, ": ".join(other)))
+    return found
+
+
+def other_tensors(technique: Technique, before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(what, remedy) where these settings choose other tensors than those that an optimizer was kept for."""
+    then, asked = technique.chooses(before), technique.chooses(now)
+    if then == asked:
+        return None
+    return (
+        f"goes on with an optimizer that was kept for {_told(then)}, and {_told(asked)} is asked for",
+        f"set {' and '.join(then)} as they were, or make the parent without keep_optimizer",
+    )
+
+
+def _told(chosen: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in chosen.items() if value is not None)
 
 
 def _problem(link: Link, by_label: Mapping[str, Link]) -> str | None:

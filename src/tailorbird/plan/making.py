@@ -240,6 +240,8 @@ def _entrants(
             notes.append(f"{entrant.label} is left out: {entrant.note}")
             continue
         entrants.append(entrant)
+    for label, what in chains.optimizer_problems(entrants):
+        claims.problem(what, "contestants", label, "after")
     notes += [_may_have_seen(label, how) for label, how in facts.unsaid.items()]
     return tuple(_without_orphans(entrants)), notes
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.errors import SpecError
 from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, reading
 from tailorbird.running.replaying import Replayed, read_replay
+from tailorbird.running.room import RowCheck, room_of
 from tailorbird.spec import Spec
 from tailorbird.types import BaseFacts, Message, Replay, Role, Row, Splits, Train
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tailorbird.tasks import Task
 
 WRITTEN_CHARACTERS = 60  # answers longer than this, in the median, are written texts rather than short answers
-ROOM = 64  # tokens that template and instruction may take before a row is rendered to see whether it fits
 RENDERED_ROWS = 3
 
 Say = Callable[[str], None]
@@ -90,18 +90,14 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
     say("looking at the base (its weights are hashed the first time)")
     base, renderer = base_facts(folder), Renderer.from_folder(folder)
     say(f"reading {', '.join(how.examples)}")
-    check = _row_check(spec, renderer, base.context)
     sources = [data.Source.of(source) for source in how.sources]
     shared_out = any(source.share is not None for source in sources)
-    dataset = _read(spec, how, sources or how.examples, check)
-    given = {
-        name: _read(spec, how, [path], check)
-        for name, path in (("test", how.test), ("validation", how.validation))
-        if path is not None
-    }
-    kind = spec.task.kind or _kind(dataset.rows)
-    rows = {"all": labelled(kind, dataset.rows), **{n: labelled(kind, d.rows) for n, d in given.items()}}
-    task = _task(spec, kind, [row for part in rows.values() for row in part])
+    room = room_of(spec, renderer, base)
+    read = _read_all(spec, how, sources, room.check())
+    served = room.check(read.task)
+    if any(served(row) for dataset in (read.dataset, *read.given.values()) for row in dataset.rows):
+        read = _read_all(spec, how, sources, served)  # what is asked takes room, too, and is known from the rows
+    dataset, given, task, rows = read.dataset, read.given, read.task, read.rows
     say("splitting")
     learned, unsaid = learned_before(spec, folder)
     splits, facts = data.split(
@@ -111,7 +107,7 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
         given_test=rows.get("test"),
         given_validation=rows.get("validation"),
         overlap=how.overlap,
-        stratify=kind == "classify",
+        stratify=task.kind == "classify",
         learned=learned,
     )
     told = facts.as_dict()
@@ -126,7 +122,7 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
     replayed = None
     if how.replay is not None:
         say(f"reading {how.replay['path']}")
-        replayed = read_replay(spec, how, splits, renderer, check)
+        replayed = read_replay(spec, how, splits, renderer, room.check())
         lengths = replace(lengths, longest=max(lengths.longest, replayed.longest))
     return Material(spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid)
 
@@ -210,7 +206,29 @@ def _task(spec: Spec, kind: str, rows: list[Row]) -> Task:
         raise SpecError(f"{place}: {error.what}", where=where, remedy=error.remedy) from None
 
 
-def _read(spec: Spec, how: Reading, paths: Sequence[str | Source], check: Any) -> Dataset:
+@dataclass(frozen=True)
+class _Rows:
+    """What was read, and the task that it is for. `rows`: of "all" and of each file that is given apart, labelled."""
+
+    dataset: Dataset
+    given: dict[str, Dataset]
+    task: Task
+    rows: dict[str, list[Row]]
+
+
+def _read_all(spec: Spec, how: Reading, sources: Sequence[Source], check: RowCheck) -> _Rows:
+    dataset = _read(spec, how, sources or how.examples, check)
+    given = {
+        name: _read(spec, how, [path], check)
+        for name, path in (("test", how.test), ("validation", how.validation))
+        if path is not None
+    }
+    kind = spec.task.kind or _kind(dataset.rows)
+    rows = {"all": labelled(kind, dataset.rows), **{n: labelled(kind, d.rows) for n, d in given.items()}}
+    return _Rows(dataset, given, _task(spec, kind, [row for part in rows.values() for row in part]), rows)
+
+
+def _read(spec: Spec, how: Reading, paths: Sequence[str | Source], check: RowCheck) -> Dataset:
     from tailorbird import data
     from tailorbird.data.files import SHEET_SUFFIXES
 
@@ -230,22 +248,3 @@ def _read(spec: Spec, how: Reading, paths: Sequence[str | Source], check: Any) -
         supervise=how.supervise,
         labels=list(spec.task.labels) if spec.task.labels and spec.task.kind in (None, "classify") else None,
     )
-
-
-def _row_check(spec: Spec, renderer: Renderer, context: int) -> Callable[[Row], tuple[str, str, str] | None]:
-    """What only the base can say of a row: that it is too long for its context."""
-    instruction = spec.task.instruction or ""
-
-    def check(row: Row) -> tuple[str, str, str] | None:
-        size = sum(len(m.content.encode("utf-8", "replace")) for m in row.messages) + len(instruction.encode()) + ROOM
-        if size + 16 * len(row.messages) <= context:  # a token is a byte at least
-            return None
-        answer = len(renderer.answer(row.answer))
-        if answer > context:
-            return "answer", "D29", f"the answer alone has {answer} tokens, the base's context is {context}"
-        tokens = len(renderer.prompt(row.prompt)) + answer + len(instruction) // 3
-        if tokens > context:
-            return "prompt", "D28", f"question and answer have {tokens} tokens, the base's context is {context}"
-        return None
-
-    return check

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import DataError
 from tailorbird.plan import Reading
+from tailorbird.running.room import RowCheck
 from tailorbird.spec import Spec
-from tailorbird.types import Replay, Row, Splits
+from tailorbird.types import Replay, Splits
 
 if TYPE_CHECKING:
     from tailorbird.bases.renderer import Renderer
@@ -53,7 +53,7 @@ def read_replay(
     how: Reading,
     splits: Splits,
     renderer: Renderer,
-    check: Callable[[Row], tuple[str, str, str] | None],
+    check: RowCheck,
 ) -> Replayed:
     from tailorbird import data
     from tailorbird.measure.drift import drift_prompts
@@ -68,6 +68,7 @@ def read_replay(
         columns=how.replay["columns"] or None,
         sheet=how.replay["sheet"],
         max_bad_share=how.max_bad_share,
+        supervise=how.supervise,
     )
     short = [row for row in dataset.rows if check(row) is None]  # long talk is common, and no fault of the file
     retention = load_retention(named if named in ("full", "fast") else spec.path(named))

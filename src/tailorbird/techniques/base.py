@@ -107,6 +107,11 @@ class Technique:
         """The typed settings: what was asked over the defaults. Raises pydantic's ValidationError."""
         return self.Settings.model_validate({**self.defaults(base, rows), **asked})
 
+    def chooses(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings by which tensors are chosen to learn, as they take effect: with others a training cannot go on
+        with the optimizer that its parent kept."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Learned:

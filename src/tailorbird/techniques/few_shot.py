@@ -2,6 +2,10 @@
 
 Brown et al. 2020, "Language Models are Few-Shot Learners", §2; calibration as in `zero_shot`. One example a label by
 default: on the default base 12 examples gave 0.57, 24 gave 0.56, 48 gave 0.36.
+
+Where rows have instructions of their own (a collection's sources, a system column) an example begins with its own, in
+the user's turn: the one system message of a prompt is the request's, and examples of another source would stand under
+it. An instruction that all rows share is said once, by the request.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from tailorbird.artifacts.parts import KINDS, Parts, Prompt
 from tailorbird.errors import DataError
 from tailorbird.techniques.base import NOTHING, Prompted, SearchContext, some_of_each_label
 from tailorbird.techniques.ranges import Range, whole
-from tailorbird.types import BaseFacts, Row
+from tailorbird.types import BaseFacts, Conversation, Message, Role, Row
 
 
 class FewShotSettings(BaseModel):
@@ -34,6 +38,7 @@ class FewShotSettings(BaseModel):
 class FewShot(Prompted):
     name = "few_shot"
     citation = "Brown et al. 2020, Language Models are Few-Shot Learners; Zhao et al. 2021 (contextual calibration)"
+    revision = 2
     Settings = FewShotSettings
     beside = frozenset(KINDS)
 
@@ -53,9 +58,11 @@ class FewShot(Prompted):
 
     def _prompt(self, ctx: SearchContext, rows: Sequence[Row]) -> Prompt:
         """The examples that fit the base's context together with the longest row; fewer are said, none is an error."""
+        several = len({_instruction(row) for row in ctx.train}) > 1
         chosen = list(rows)
         while chosen:
-            prompt = Prompt(ctx.instruction, tuple((row.prompt, ctx.target(row)) for row in chosen))
+            examples = ((_instructed(row) if several else row.prompt, ctx.target(row)) for row in chosen)
+            prompt = Prompt(ctx.instruction, tuple(examples))
             if ctx.fits(prompt):
                 if len(chosen) < len(rows):
                     ctx.note(f"{len(chosen)} of {len(rows)} examples fit the context")
@@ -64,3 +71,14 @@ class FewShot(Prompted):
         raise DataError(
             "not one example fits the base's context beside the longest row", remedy="shorten rows or drop few_shot"
         )
+
+
+def _instruction(row: Row) -> str:
+    return "\n\n".join(m.content for m in row.prompt if m.role is Role.SYSTEM)
+
+
+def _instructed(row: Row) -> Conversation:
+    """The question with its own instruction before the first turn."""
+    first, *rest = (m for m in row.prompt if m.role is not Role.SYSTEM)
+    text = "\n\n".join(text for text in (_instruction(row), first.content) if text)
+    return (Message(first.role, text), *rest)

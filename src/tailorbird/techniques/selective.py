@@ -77,6 +77,10 @@ class Selective(Trained):
         each = 2 * h * (q + k) + 3 * h * wide + 2 * h
         return Learned(count * each, inputs=True, layers=count, passes=1 + 2 * count / base.layers)
 
+    def chooses(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        blocks = (settings["layers"] or 1) if settings["update"] == "last_layers" else None
+        return {"update": settings["update"], "layers": blocks}
+
     def trainable(self, model: Model, settings: SelectiveSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine.low_rank import base_parameters
         from tailorbird.engine.train import Trainable

@@ -197,8 +197,9 @@ class _Bench:
         self.report("every setting has an effect")
 
     def _payload(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Hashes of what was learned or found; not of adapter_config.json, where settings stand that nothing used."""
         out = self.made(self.job(asked))
-        files = (*out.rglob("*.safetensors"), *out.rglob("adapter_config.json"), out / "prompt.json")
+        files = (*out.rglob("*.safetensors"), out / "prompt.json")
         found = {str(file.relative_to(out)): store.sha256_file(file) for file in files}
         log = self.folder / f"work{self.count}" / "log.jsonl"
         return {**found, "trajectory": store.sha256_file(log)}
