@@ -14,13 +14,17 @@ import torch
 
 from tailorbird import store, tasks, techniques
 from tailorbird.bases.facts import base_facts
+from tailorbird.bases.model import load_model
 from tailorbird.customize import Compute, Job, customize
 from tailorbird.engine import rehearse_memory as rehearsing
 from tailorbird.engine.batches import Encoded, RowSource
+from tailorbird.engine.kernels import cross_entropy
 from tailorbird.engine.kernels.layers import Layer
 from tailorbird.engine.memory import RESET, PeakMemory, out_of_memory
+from tailorbird.engine.model import Model
 from tailorbird.engine.train import Trainable
 from tailorbird.errors import ResourceError
+from tailorbird.plan.memory import logit_bytes
 from tailorbird.testing import tiny_rows
 from tailorbird.types import Train, Tuning
 
@@ -238,11 +242,26 @@ def test_a_large_model_is_let_go_of_when_it_is_on_disk(
         gc.enable()
 
 
-def test_the_plan_counts_with_the_engine_s_own_thresholds() -> None:
-    """The plan imports no torch, so it says them again."""
-    from tailorbird.engine import attention, model
-    from tailorbird.plan import memory
+@pytest.mark.parametrize("positions", [10, 200, 600])
+def test_the_plan_counts_the_logits_that_the_cross_entropy_holds(
+    base: Path, monkeypatch: pytest.MonkeyPatch, positions: int
+) -> None:
+    """The largest chunk in bf16, and the largest part of it in fp32 with its probabilities."""
+    model = Model(load_model(base, dtype="bfloat16"))
+    chunks, parts = [0], [0]
+    losses, widened = cross_entropy._losses, cross_entropy.at_least_float32
 
-    assert memory.EXPLICIT_WEIGHTS == attention.EXPLICIT_WEIGHTS
-    assert memory.LOGIT_ROWS == model.LOGIT_ROWS
-    assert memory.LOGIT_CHUNKS_FROM == 4 * model.LOGIT_ROWS
+    def watched(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        chunks.append(logits.nbytes)
+        return losses(logits, *rest)
+
+    def watched_part(logits: torch.Tensor) -> torch.Tensor:
+        wide = widened(logits)
+        parts.append(2 * wide.nbytes)
+        return wide
+
+    monkeypatch.setattr(cross_entropy, "_losses", watched)
+    monkeypatch.setattr(cross_entropy, "at_least_float32", watched_part)
+    hidden = torch.zeros(positions, model.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    model.cross_entropy(hidden, torch.zeros(positions, dtype=torch.long))
+    assert logit_bytes(positions, model.vocabulary, 2) == max(chunks) + max(parts)
