@@ -16,15 +16,17 @@ from tailorbird import store, tasks, techniques
 from tailorbird.bases.facts import base_facts
 from tailorbird.bases.model import load_model
 from tailorbird.customize import Compute, Job, customize
+from tailorbird.engine import memory
 from tailorbird.engine import rehearse_memory as rehearsing
-from tailorbird.engine.batches import Encoded, RowSource
+from tailorbird.engine.batches import Batch, Encoded, RowSource
 from tailorbird.engine.kernels import cross_entropy
 from tailorbird.engine.kernels.layers import Layer
-from tailorbird.engine.memory import RESET, PeakMemory, out_of_memory
+from tailorbird.engine.memory import RESET, PeakMemory, killed_for_memory, more_killed, out_of_memory
 from tailorbird.engine.model import Model
 from tailorbird.engine.train import Trainable
-from tailorbird.errors import ResourceError
+from tailorbird.errors import Interrupted, ResourceError
 from tailorbird.plan.memory import logit_bytes
+from tailorbird.techniques.lora import Lora
 from tailorbird.testing import tiny_rows
 from tailorbird.types import Train, Tuning
 
@@ -152,7 +154,7 @@ def test_after_a_kill_for_lack_of_memory_it_goes_on_with_less(
         pass
 
     kills = [3]
-    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: kills[0])
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: {"machine": kills[0]})
     if when == "while it was tried":
         tried(monkeypatch, lambda count, _: Killed())
     else:
@@ -162,7 +164,7 @@ def test_after_a_kill_for_lack_of_memory_it_goes_on_with_less(
         customize(job, tmp_path / "made")
     before = store.read_json(job.work / "memory.json")["micro_batch_tokens"]
     monkeypatch.undo()
-    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: kills[0])
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: {"machine": kills[0]})
     rows = tried(monkeypatch, lambda count, _: 90.0)
     by_hand = customize(replace(job, work=shutil.copytree(job.work, tmp_path / "copy"), notes=[]), tmp_path / "by_hand")
     assert by_hand["micro_batch_tokens"] == before and set(rows) <= {8}
@@ -170,6 +172,99 @@ def test_after_a_kill_for_lack_of_memory_it_goes_on_with_less(
     facts = customize(replace(job, notes=[]), tmp_path / "again")
     assert facts["micro_batch_tokens"] < before
     assert any("the kernel stopped a process for it" in note for note in facts["notes"])
+
+
+def test_what_is_killed_after_a_stop_was_not_this_training(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps, stopped after one; meanwhile the kernel kills another program: what results is the undisturbed."""
+    kills = [3]
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: {"machine": kills[0]})
+    job = replace(job, settings={**job.settings, "epochs": 3})
+    customize(replace(job, work=tmp_path / "undisturbed"), tmp_path / "whole")
+    asked = iter((False, True))
+    with pytest.raises(Interrupted):
+        customize(replace(job, stop=lambda: next(asked)), tmp_path / "stopped")
+    kills[0] = 4
+    again = iter((False, True))
+    with pytest.raises(Interrupted):
+        customize(replace(job, notes=[], stop=lambda: next(again)), tmp_path / "stopped")
+    facts = customize(replace(job, notes=[]), tmp_path / "made")
+    assert facts["notes"] == [] and facts["micro_batch_tokens"] == 4096
+    assert store.read_json(job.work / "memory.json")["killed"] == {"machine": 4}  # of the last start
+    logs = [store.read_jsonl(folder / "log.jsonl") for folder in (tmp_path / "undisturbed", job.work)]
+    assert logs[0] == logs[1]
+
+
+class Files:
+    """`killed_for_memory` told by files made by hand below `root`, as the kernel lays them out."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        names = {"MACHINE_EVENTS": "vmstat", "OWN_GROUPS": "cgroup", "GROUPS": "groups"}
+        for name, file in names.items():
+            monkeypatch.setattr(memory, name, root / file)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+EVENTS = "low 0\noom 5\noom_kill {}\noom_group_kill 9\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "text"),
+    [
+        ("0::/user.slice/run.scope\n", "groups/user.slice/run.scope/memory.events", EVENTS),
+        ("0::/user.slice/run.scope\n", "groups/user.slice/memory.events", EVENTS),  # it has no counter itself
+        ("0::/\n", "groups/memory.events", EVENTS),  # in a container
+        (
+            "5:cpu:/\n4:hugetlb,memory:/jobs/1\n0::/\n",
+            "groups/memory/jobs/1/memory.oom_control",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n",
+        ),
+    ],
+)
+def test_kills_of_other_programs_are_not_this_training_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, file: str, text: str
+) -> None:
+    files = Files(tmp_path, monkeypatch)
+    files.write("vmstat", "pgfault 7\noom_kill 40\n")
+    files.write("cgroup", groups)
+    files.write(file, text.format(2))
+    before = killed_for_memory()
+    assert list(before.values()) == [2, 40]
+    files.write("vmstat", "oom_kill 41\n")  # in another control group
+    assert not more_killed(before, killed_for_memory())
+    files.write(file, text.format(3))
+    assert more_killed(before, killed_for_memory())
+
+
+def test_where_no_control_group_counts_the_machine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Files(tmp_path, monkeypatch)
+    assert killed_for_memory() == {} and not more_killed({}, {})
+    files.write("vmstat", "oom_kill 40\n")
+    files.write("cgroup", "0::/user.slice\n")
+    before = killed_for_memory()
+    assert before == {"machine": 40}
+    files.write("vmstat", "oom_kill 41\n")
+    assert more_killed(before, killed_for_memory())
+
+
+def test_in_another_control_group_the_machine_s_count_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that was killed and started again counts from 0."""
+    files = Files(tmp_path, monkeypatch)
+    files.write("vmstat", "oom_kill 40\n")
+    files.write("cgroup", "0::/first\n")
+    files.write("groups/first/memory.events", EVENTS.format(0))
+    before = killed_for_memory()
+    files.write("cgroup", "0::/second\n")
+    files.write("groups/second/memory.events", EVENTS.format(0))
+    assert not more_killed(before, killed_for_memory())
+    files.write("vmstat", "oom_kill 41\n")
+    assert more_killed(before, killed_for_memory())
 
 
 def test_a_stretch_within_another_does_not_lower_the_outer_peak() -> None:
@@ -214,6 +309,44 @@ def test_out_of_memory_later_says_what_to_set(job: Job, tmp_path: Path, monkeypa
     with pytest.raises(ResourceError, match="lora ran out of memory") as raised:
         customize(job, tmp_path / "made")
     assert "limits.memory_gb" in str(raised.value)
+
+
+def test_what_ran_out_of_memory_while_it_trained_goes_on_with_less(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rehearsal finds nothing; in the training more than two rows at once are too many: 8, 4, 2."""
+    tried(monkeypatch, lambda count, _: 1.0)
+    loss = Lora.loss
+
+    def full(self: Lora, model: Model, batch: Batch) -> torch.Tensor:
+        if len(batch.packed.starts) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Lora, "loss", full)
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="lora ran out of memory"):
+            customize(replace(job, notes=[]), tmp_path / "made")
+    facts = customize(replace(job, notes=[]), tmp_path / "made")
+    assert [note.rpartition(" takes ")[2].partition(":")[0] for note in facts["notes"]] == [
+        "more memory than there is"
+    ] * 2
+    assert facts["micro_batch_tokens"] < 100 and not store.read_json(job.work / "memory.json")["ran_out"]
+
+
+def test_a_refusal_is_tried_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What filled the memory may have been another program."""
+    cut = replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20))
+    tried(monkeypatch, lambda count, _: MemoryError())
+    with pytest.raises(ResourceError, match="with the longest row"):
+        customize(cut, tmp_path / "made")
+    kept = job.work / "memory.json"
+    store.write_json(kept, store.read_json(kept) | {"ran_out": True})
+    rows = tried(monkeypatch, lambda count, _: 90.0)
+    with pytest.raises(ResourceError, match="with the longest row"):
+        customize(cut, tmp_path / "made")
+    assert customize(replace(cut, notes=[]), tmp_path / "made")["recompute"]
+    assert rows == [1]
 
 
 def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path: Path) -> None:
