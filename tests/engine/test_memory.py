@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,6 +67,28 @@ def test_what_the_optimizer_will_hold_is_counted_to_the_byte() -> None:
     parameters = {"a": torch.nn.Parameter(torch.zeros(1000)), "b": torch.nn.Parameter(torch.zeros(10).bfloat16())}
     assert rehearsing.optimizer_bytes(Trainable(parameters)) == 12_000 + 160
     assert rehearsing.optimizer_bytes(Trainable(parameters), l2_to_start=1.0) == 16_000 + 200
+
+
+@pytest.mark.parametrize(("device", "held"), [("cpu", 0), ("meta", 12_000)])
+def test_an_accelerator_holds_what_the_optimizer_will_hold_while_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch, device: str, held: int
+) -> None:
+    """`meta` stands for one."""
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    made: list[torch.Tensor] = []
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: made.append(empty(*a, **k)) or made[-1])
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        assert [(tensor.nbytes, tensor.device.type) for tensor in made] == [(held, device)]
+        gone.append(weakref.ref(made.pop()))
+        assert gone[0]() is not None
+        return weight.sum()
+
+    gone: list[Any] = []
+    model: Any = SimpleNamespace(device=torch.device(device))
+    rehearsing.rehearse_memory(model, Trainable({"a": weight}), loss, None)  # type: ignore[arg-type]
+    assert gone[0]() is None and weight.grad is None
 
 
 def test_errors_that_mean_out_of_memory_are_known() -> None:
@@ -308,7 +331,10 @@ def test_out_of_memory_later_says_what_to_set(job: Job, tmp_path: Path, monkeypa
     monkeypatch.setattr(Optimizer, "step", step)
     with pytest.raises(ResourceError, match="lora ran out of memory") as raised:
         customize(job, tmp_path / "made")
-    assert "limits.memory_gb" in str(raised.value)
+    assert raised.value.remedy == (
+        "give the same command again with limits.memory_gb set to less than the machine has free: micro-batches are "
+        "then cut smaller (a finished contestant is kept unless its own are cut: it is then made again)"
+    )
 
 
 def test_what_ran_out_of_memory_while_it_trained_goes_on_with_less(

@@ -44,7 +44,8 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
             raise ResourceError(
                 f"{job.label} ran out of memory",
                 remedy="give the same command again with limits.memory_gb set to less than the machine has free: "
-                "micro-batches are then cut smaller (what is finished is kept)",
+                "micro-batches are then cut smaller (a finished contestant is kept unless its own are cut: it is then "
+                "made again)",
             ) from error
         finally:
             clock.keep()
