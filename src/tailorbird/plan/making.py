@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tailorbird.data.replay import replay_rows
 from tailorbird.errors import ResourceError, SpecError
 from tailorbird.plan import chains, repeating
 from tailorbird.plan.claims import Claims
@@ -304,9 +303,8 @@ def _technique(
     if effective is None:
         return None
     replay = _replay(claims, contestant, trained=technique.trained)
-    rows = facts.sizes["train"] + replay_rows(facts.sizes["train"], replay)
     guess: Estimate = estimate(
-        replace(facts, sizes={**facts.sizes, "train": rows}),
+        facts,
         name,
         trained=technique.trained,
         settings=effective,
@@ -314,6 +312,7 @@ def _technique(
         micro_batch_tokens=tokens,
         retention=retention,
         memory_bytes=memory_bytes,
+        replay=replay,
     )
     entrant = Entrant(
         label=label,
