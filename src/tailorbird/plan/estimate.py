@@ -110,8 +110,8 @@ def estimate(
     memory_bytes: int,
     replay: float = 0.0,
 ) -> Estimate:
-    """What one technique contestant costs on this machine, a training cut so that it stays within `memory_bytes`.
-    `replay`: the part of general conversations in its rows."""
+    """What one technique contestant costs on this machine, a training cut so that it stays within `memory_bytes`
+    (0: not known). `replay`: the part of general conversations in its rows."""
     row = answering(facts, dtype, shown_tokens(facts, settings))
     seconds = OPENING_SECONDS + row * (facts.sizes["validation"] + facts.sizes["test"]) + LATENCY_REQUESTS * ALONE * row
     steps, step_seconds = 0, 0.0
@@ -126,7 +126,7 @@ def estimate(
         seconds += made + forward.tokens(tokens) + forward.logits(tokens)
     else:
         seconds += made
-    chosen = replace(chosen, fits=chosen.memory_bytes <= memory_bytes)
+    chosen = replace(chosen, fits=not memory_bytes or chosen.memory_bytes <= memory_bytes)
     answered = {split: OPENING_SECONDS + row * facts.sizes[split] for split in ("validation", "test")}
     return Estimate(
         seconds,

@@ -206,6 +206,7 @@ def _dtype(claims: Claims, facts: Facts) -> tuple[str, str]:
 
 
 def _available(facts: Facts) -> int:
+    """0 where nobody has looked: then nothing is cut to fit."""
     machine = facts.machine
     return machine.device_memory_bytes if machine.device == "cuda" else machine.memory_bytes
 

@@ -61,8 +61,8 @@ class Choice:
 
 
 def choose(facts: Facts, technique: str, settings: dict[str, Any], dtype: str, tokens: int, limit: int) -> Choice:
-    """The largest micro-batch of at most `tokens` tokens that stays within `limit` bytes: halved down to the longest
-    row, then so with recomputed layers."""
+    """The largest micro-batch of at most `tokens` tokens that stays within `limit` bytes (0: not known): halved down to
+    the longest row, then so with recomputed layers."""
     least = max(1, facts.lengths.longest - (0 if settings.get("dropout") else facts.lengths.head))
     sizes = [tokens]
     while sizes[-1] > least:
@@ -71,7 +71,7 @@ def choose(facts: Facts, technique: str, settings: dict[str, Any], dtype: str, t
     for recompute in (False, True):
         for size in sizes:
             needed = training_bytes(facts, technique, settings, dtype, size, recompute)
-            found = Choice(size, recompute, needed, needed <= limit)
+            found = Choice(size, recompute, needed, not limit or needed <= limit)
             if found.fits:
                 return found
     return found

@@ -65,11 +65,12 @@ class Material:
             return Replay(())
         return self.replayed.part(len(self.splits.train) if train is None else train, share, self.spec.seed)
 
-    def facts(self, *, torch: bool) -> Facts:
-        """What the plan needs. With `torch` the device is looked at and the probe is run where it never was."""
+    def facts(self, *, torch: bool, probe: bool = True) -> Facts:
+        """What the plan needs. With `torch` the device is looked at and the probe, if wanted, is run where it never
+        was."""
         from tailorbird.running.machine import machine_for
 
-        return self.facts_on(machine_for(self.spec, torch=torch))
+        return self.facts_on(machine_for(self.spec, torch=torch, probe=probe))
 
     def facts_on(self, machine: Machine) -> Facts:
         return Facts(self.task, self.sizes, self.lengths, self.base, machine, self.unsaid, self.trained, self.replay)
