@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tailorbird import store, tasks, techniques
+from tailorbird.answerers.opening import open_bare, release
 from tailorbird.bases.facts import base_facts
 from tailorbird.bases.model import load_model
 from tailorbird.customize import Compute, Job, customize
@@ -380,6 +381,31 @@ def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path:
     assert facts["micro_batch_tokens"] == 4096 and facts["recompute"] is False
     kept = store.read_json(job.work / "memory.json")
     assert kept["said"] == [] and (kept["peak_memory_mb"] is None or kept["peak_memory_mb"] > 0)
+
+
+def test_no_other_base_is_held_while_one_is_trained(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that zero_shot was measured on: kept for the next answerer, and let go of before a training."""
+    monkeypatch.setattr("tailorbird.engine.memory.LARGE", 1)
+    answering = weakref.ref(open_bare(job.base.folder).model)
+    assert answering() is not None
+    held: list[Any] = []
+    loss = Lora.loss
+
+    def watched(self: Lora, model: Model, batch: Batch) -> torch.Tensor:
+        held.append(answering())
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Lora, "loss", watched)
+    customize(job, tmp_path / "made")
+    assert held and not any(held)
+
+
+def test_a_prompt_is_searched_on_the_base_that_is_there(job: Job, tmp_path: Path) -> None:
+    base = open_bare(job.base.folder).model
+    settings = techniques.get("few_shot").settings({"draws": 1}, job.base, 8).model_dump()
+    customize(replace(job, technique="few_shot", settings=settings), tmp_path / "made")
+    assert open_bare(job.base.folder).model is base
+    release()
 
 
 def test_a_large_model_is_let_go_of_when_it_is_on_disk(
