@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 SHOWN_LABELS = 12
 SHOWN_REJECTED = 5
+NOT_LOOKED = (
+    "the accelerator was not looked at: device, dtype, micro-batches and times may be others; `tailorbird run SPEC "
+    "--dry-run` looks"
+)
 
 
 def is_data(path: Path) -> bool:
@@ -176,8 +181,13 @@ def plan_report(plan: Plan) -> Iterator[RenderableType]:
         yield Text(f"· {note}", style="yellow")
 
 
-def plan_of(spec: Spec, material: Material) -> Plan:
-    return make_plan(spec, material.facts(torch=False))
+def plan_of(spec: Spec, material: Material, *, look: bool = False) -> Plan:
+    """As a run would make it here. Without `look` torch is not asked for the device, and a note says so where the run
+    may decide otherwise."""
+    from tailorbird.running.machine import may_accelerate
+
+    plan = make_plan(spec, material.facts(torch=look, probe=False))
+    return plan if look or not may_accelerate(spec) else replace(plan, notes=(*plan.notes, NOT_LOOKED))
 
 
 def check_imported(spec: Spec, plan: Plan, material: Material) -> dict[str, str]:

@@ -298,7 +298,8 @@ class BaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a plan must know of the machine. Speeds: the probe's GFLOP/s of a 3072 x 576 layer at 256 rows."""
+    """What a plan must know of the machine. Speeds: the probe's GFLOP/s of a 3072 x 576 layer at 256 rows.
+    `device_memory_bytes` 0: a card that was not looked at."""
 
     system: str
     processor: str

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import gc
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from tailorbird import store, tasks, techniques
+from tailorbird.answerers.opening import open_bare, release
 from tailorbird.bases.facts import base_facts
+from tailorbird.bases.model import load_model
 from tailorbird.customize import Compute, Job, customize
+from tailorbird.engine import memory
 from tailorbird.engine import rehearse_memory as rehearsing
-from tailorbird.engine.batches import Encoded, RowSource
+from tailorbird.engine.batches import Batch, Encoded, RowSource
+from tailorbird.engine.kernels import cross_entropy
 from tailorbird.engine.kernels.layers import Layer
-from tailorbird.engine.memory import RESET, PeakMemory, out_of_memory
+from tailorbird.engine.memory import RESET, PeakMemory, killed_for_memory, more_killed, out_of_memory
+from tailorbird.engine.model import Model
 from tailorbird.engine.train import Trainable
-from tailorbird.errors import ResourceError
+from tailorbird.errors import Interrupted, ResourceError
+from tailorbird.plan.memory import logit_bytes
+from tailorbird.techniques.lora import Lora
 from tailorbird.testing import tiny_rows
 from tailorbird.types import Train, Tuning
 
@@ -60,6 +68,28 @@ def test_what_the_optimizer_will_hold_is_counted_to_the_byte() -> None:
     parameters = {"a": torch.nn.Parameter(torch.zeros(1000)), "b": torch.nn.Parameter(torch.zeros(10).bfloat16())}
     assert rehearsing.optimizer_bytes(Trainable(parameters)) == 12_000 + 160
     assert rehearsing.optimizer_bytes(Trainable(parameters), l2_to_start=1.0) == 16_000 + 200
+
+
+@pytest.mark.parametrize(("device", "held"), [("cpu", 0), ("meta", 12_000)])
+def test_an_accelerator_holds_what_the_optimizer_will_hold_while_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch, device: str, held: int
+) -> None:
+    """`meta` stands for one."""
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    made: list[torch.Tensor] = []
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: made.append(empty(*a, **k)) or made[-1])
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        assert [(tensor.nbytes, tensor.device.type) for tensor in made] == [(held, device)]
+        gone.append(weakref.ref(made.pop()))
+        assert gone[0]() is not None
+        return weight.sum()
+
+    gone: list[Any] = []
+    model: Any = SimpleNamespace(device=torch.device(device))
+    rehearsing.rehearse_memory(model, Trainable({"a": weight}), loss, None)  # type: ignore[arg-type]
+    assert gone[0]() is None and weight.grad is None
 
 
 def test_errors_that_mean_out_of_memory_are_known() -> None:
@@ -148,7 +178,7 @@ def test_after_a_kill_for_lack_of_memory_it_goes_on_with_less(
         pass
 
     kills = [3]
-    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: kills[0])
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: {"machine": kills[0]})
     if when == "while it was tried":
         tried(monkeypatch, lambda count, _: Killed())
     else:
@@ -158,7 +188,7 @@ def test_after_a_kill_for_lack_of_memory_it_goes_on_with_less(
         customize(job, tmp_path / "made")
     before = store.read_json(job.work / "memory.json")["micro_batch_tokens"]
     monkeypatch.undo()
-    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: kills[0])
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: {"machine": kills[0]})
     rows = tried(monkeypatch, lambda count, _: 90.0)
     by_hand = customize(replace(job, work=shutil.copytree(job.work, tmp_path / "copy"), notes=[]), tmp_path / "by_hand")
     assert by_hand["micro_batch_tokens"] == before and set(rows) <= {8}
@@ -166,6 +196,99 @@ def test_after_a_kill_for_lack_of_memory_it_goes_on_with_less(
     facts = customize(replace(job, notes=[]), tmp_path / "again")
     assert facts["micro_batch_tokens"] < before
     assert any("the kernel stopped a process for it" in note for note in facts["notes"])
+
+
+def test_what_is_killed_after_a_stop_was_not_this_training(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps, stopped after one; meanwhile the kernel kills another program: what results is the undisturbed."""
+    kills = [3]
+    monkeypatch.setattr("tailorbird.engine.memory.killed_for_memory", lambda: {"machine": kills[0]})
+    job = replace(job, settings={**job.settings, "epochs": 3})
+    customize(replace(job, work=tmp_path / "undisturbed"), tmp_path / "whole")
+    asked = iter((False, True))
+    with pytest.raises(Interrupted):
+        customize(replace(job, stop=lambda: next(asked)), tmp_path / "stopped")
+    kills[0] = 4
+    again = iter((False, True))
+    with pytest.raises(Interrupted):
+        customize(replace(job, notes=[], stop=lambda: next(again)), tmp_path / "stopped")
+    facts = customize(replace(job, notes=[]), tmp_path / "made")
+    assert facts["notes"] == [] and facts["micro_batch_tokens"] == 4096
+    assert store.read_json(job.work / "memory.json")["killed"] == {"machine": 4}  # of the last start
+    logs = [store.read_jsonl(folder / "log.jsonl") for folder in (tmp_path / "undisturbed", job.work)]
+    assert logs[0] == logs[1]
+
+
+class Files:
+    """`killed_for_memory` told by files made by hand below `root`, as the kernel lays them out."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        names = {"MACHINE_EVENTS": "vmstat", "OWN_GROUPS": "cgroup", "GROUPS": "groups"}
+        for name, file in names.items():
+            monkeypatch.setattr(memory, name, root / file)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+EVENTS = "low 0\noom 5\noom_kill {}\noom_group_kill 9\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "text"),
+    [
+        ("0::/user.slice/run.scope\n", "groups/user.slice/run.scope/memory.events", EVENTS),
+        ("0::/user.slice/run.scope\n", "groups/user.slice/memory.events", EVENTS),  # it has no counter itself
+        ("0::/\n", "groups/memory.events", EVENTS),  # in a container
+        (
+            "5:cpu:/\n4:hugetlb,memory:/jobs/1\n0::/\n",
+            "groups/memory/jobs/1/memory.oom_control",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n",
+        ),
+    ],
+)
+def test_kills_of_other_programs_are_not_this_training_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, file: str, text: str
+) -> None:
+    files = Files(tmp_path, monkeypatch)
+    files.write("vmstat", "pgfault 7\noom_kill 40\n")
+    files.write("cgroup", groups)
+    files.write(file, text.format(2))
+    before = killed_for_memory()
+    assert list(before.values()) == [2, 40]
+    files.write("vmstat", "oom_kill 41\n")  # in another control group
+    assert not more_killed(before, killed_for_memory())
+    files.write(file, text.format(3))
+    assert more_killed(before, killed_for_memory())
+
+
+def test_where_no_control_group_counts_the_machine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Files(tmp_path, monkeypatch)
+    assert killed_for_memory() == {} and not more_killed({}, {})
+    files.write("vmstat", "oom_kill 40\n")
+    files.write("cgroup", "0::/user.slice\n")
+    before = killed_for_memory()
+    assert before == {"machine": 40}
+    files.write("vmstat", "oom_kill 41\n")
+    assert more_killed(before, killed_for_memory())
+
+
+def test_in_another_control_group_the_machine_s_count_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that was killed and started again counts from 0."""
+    files = Files(tmp_path, monkeypatch)
+    files.write("vmstat", "oom_kill 40\n")
+    files.write("cgroup", "0::/first\n")
+    files.write("groups/first/memory.events", EVENTS.format(0))
+    before = killed_for_memory()
+    files.write("cgroup", "0::/second\n")
+    files.write("groups/second/memory.events", EVENTS.format(0))
+    assert not more_killed(before, killed_for_memory())
+    files.write("vmstat", "oom_kill 41\n")
+    assert more_killed(before, killed_for_memory())
 
 
 def test_a_stretch_within_another_does_not_lower_the_outer_peak() -> None:
@@ -209,7 +332,48 @@ def test_out_of_memory_later_says_what_to_set(job: Job, tmp_path: Path, monkeypa
     monkeypatch.setattr(Optimizer, "step", step)
     with pytest.raises(ResourceError, match="lora ran out of memory") as raised:
         customize(job, tmp_path / "made")
-    assert "limits.memory_gb" in str(raised.value)
+    assert raised.value.remedy == (
+        "give the same command again with limits.memory_gb set to less than the machine has free: micro-batches are "
+        "then cut smaller (a finished contestant is kept unless its own are cut: it is then made again)"
+    )
+
+
+def test_what_ran_out_of_memory_while_it_trained_goes_on_with_less(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rehearsal finds nothing; in the training more than two rows at once are too many: 8, 4, 2."""
+    tried(monkeypatch, lambda count, _: 1.0)
+    loss = Lora.loss
+
+    def full(self: Lora, model: Model, batch: Batch) -> torch.Tensor:
+        if len(batch.packed.starts) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Lora, "loss", full)
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="lora ran out of memory"):
+            customize(replace(job, notes=[]), tmp_path / "made")
+    facts = customize(replace(job, notes=[]), tmp_path / "made")
+    assert [note.rpartition(" takes ")[2].partition(":")[0] for note in facts["notes"]] == [
+        "more memory than there is"
+    ] * 2
+    assert facts["micro_batch_tokens"] < 100 and not store.read_json(job.work / "memory.json")["ran_out"]
+
+
+def test_a_refusal_is_tried_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What filled the memory may have been another program."""
+    cut = replace(job, compute=replace(job.compute, memory_bytes=100 * 2**20))
+    tried(monkeypatch, lambda count, _: MemoryError())
+    with pytest.raises(ResourceError, match="with the longest row"):
+        customize(cut, tmp_path / "made")
+    kept = job.work / "memory.json"
+    store.write_json(kept, store.read_json(kept) | {"ran_out": True})
+    rows = tried(monkeypatch, lambda count, _: 90.0)
+    with pytest.raises(ResourceError, match="with the longest row"):
+        customize(cut, tmp_path / "made")
+    assert customize(replace(cut, notes=[]), tmp_path / "made")["recompute"]
+    assert rows == [1]
 
 
 def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path: Path) -> None:
@@ -217,6 +381,31 @@ def test_the_rehearsal_learns_nothing_and_leaves_no_gradient(job: Job, tmp_path:
     assert facts["micro_batch_tokens"] == 4096 and facts["recompute"] is False
     kept = store.read_json(job.work / "memory.json")
     assert kept["said"] == [] and (kept["peak_memory_mb"] is None or kept["peak_memory_mb"] > 0)
+
+
+def test_no_other_base_is_held_while_one_is_trained(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that zero_shot was measured on: kept for the next answerer, and let go of before a training."""
+    monkeypatch.setattr("tailorbird.engine.memory.LARGE", 1)
+    answering = weakref.ref(open_bare(job.base.folder).model)
+    assert answering() is not None
+    held: list[Any] = []
+    loss = Lora.loss
+
+    def watched(self: Lora, model: Model, batch: Batch) -> torch.Tensor:
+        held.append(answering())
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Lora, "loss", watched)
+    customize(job, tmp_path / "made")
+    assert held and not any(held)
+
+
+def test_a_prompt_is_searched_on_the_base_that_is_there(job: Job, tmp_path: Path) -> None:
+    base = open_bare(job.base.folder).model
+    settings = techniques.get("few_shot").settings({"draws": 1}, job.base, 8).model_dump()
+    customize(replace(job, technique="few_shot", settings=settings), tmp_path / "made")
+    assert open_bare(job.base.folder).model is base
+    release()
 
 
 def test_a_large_model_is_let_go_of_when_it_is_on_disk(
@@ -238,11 +427,26 @@ def test_a_large_model_is_let_go_of_when_it_is_on_disk(
         gc.enable()
 
 
-def test_the_plan_counts_with_the_engine_s_own_thresholds() -> None:
-    """The plan imports no torch, so it says them again."""
-    from tailorbird.engine import attention, model
-    from tailorbird.plan import memory
+@pytest.mark.parametrize("positions", [10, 200, 600])
+def test_the_plan_counts_the_logits_that_the_cross_entropy_holds(
+    base: Path, monkeypatch: pytest.MonkeyPatch, positions: int
+) -> None:
+    """The largest chunk in bf16, and the largest part of it in fp32 with its probabilities."""
+    model = Model(load_model(base, dtype="bfloat16"))
+    chunks, parts = [0], [0]
+    losses, widened = cross_entropy._losses, cross_entropy.at_least_float32
 
-    assert memory.EXPLICIT_WEIGHTS == attention.EXPLICIT_WEIGHTS
-    assert memory.LOGIT_ROWS == model.LOGIT_ROWS
-    assert memory.LOGIT_CHUNKS_FROM == 4 * model.LOGIT_ROWS
+    def watched(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        chunks.append(logits.nbytes)
+        return losses(logits, *rest)
+
+    def watched_part(logits: torch.Tensor) -> torch.Tensor:
+        wide = widened(logits)
+        parts.append(2 * wide.nbytes)
+        return wide
+
+    monkeypatch.setattr(cross_entropy, "_losses", watched)
+    monkeypatch.setattr(cross_entropy, "at_least_float32", watched_part)
+    hidden = torch.zeros(positions, model.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    model.cross_entropy(hidden, torch.zeros(positions, dtype=torch.long))
+    assert logit_bytes(positions, model.vocabulary, 2) == max(chunks) + max(parts)

@@ -9,11 +9,13 @@ import pytest
 
 from tailorbird.plan import Facts, Lengths, make_plan
 from tailorbird.plan.memory import (
+    SLACK,
     MicroBatch,
     activations,
     choose,
     largest_micro_batch,
     learned_by,
+    logit_bytes,
     training_bytes,
 )
 from tailorbird.techniques.base import Learned
@@ -26,7 +28,7 @@ TINY = replace(BASE, layers=2, hidden_size=8, intermediate_size=16, heads=2, kv_
 
 
 def long_rows(**changes: Any) -> Facts:
-    return make_facts(lengths=LONG, **changes)
+    return make_facts(**{"lengths": LONG, **changes})
 
 
 def test_the_largest_micro_batch_is_the_mean_and_two_and_a_half_deviations() -> None:
@@ -94,6 +96,37 @@ def test_each_setting_that_takes_memory_is_counted() -> None:
     assert needed("lora", rank=16, batch_rows=1) < needed("lora", rank=16)
 
 
+def test_longer_answers_never_need_less_memory() -> None:
+    """The same tokens, ever more of them answered: 16 x 1 to 16 x 350 of 16 x 415."""
+
+    def needed(technique: str, dtype: str, vocabulary: int, answer: float) -> int:
+        lengths = replace(LONG, prompt=415.0 - answer, answer=answer)
+        base = replace(BASE, vocabulary=vocabulary)
+        return training_bytes(long_rows(lengths=lengths, base=base), technique, {"batch_rows": 16}, dtype, 4096)
+
+    for how in (("sft", "bfloat16", 49_152), ("lora", "bfloat16", 151_936), ("prompt_tuning", "float32", 49_152)):
+        found = [needed(*how, float(answer)) for answer in range(1, 350)]
+        assert found == sorted(found)
+        assert found[-1] > found[0]
+
+
+def test_the_logits_counted_are_those_of_one_chunk() -> None:
+    """10 positions of 100 words in bf16, all widened: 100 x (10 x 2 + 10 x 8). 1000: 256 held, 16 of them widened."""
+    assert logit_bytes(10, 100, 2) == 10_000
+    assert logit_bytes(1000, 100, 2) == 100 * (256 * 2 + 16 * 8)
+
+
+def test_the_output_s_gradient_stands_beside_the_activations_where_all_weights_learn() -> None:
+    def needed(technique: str, vocabulary: int) -> int:
+        base = replace(BASE, vocabulary=vocabulary)
+        return training_bytes(long_rows(base=base), technique, {"batch_rows": 16}, "bfloat16", 4096)
+
+    more = 100_000 * 576 * 2 + logit_bytes(1000, 100_000, 2)
+    assert needed("sft", 149_152) - needed("sft", 49_152) == pytest.approx(more * SLACK, abs=2)
+    logits = logit_bytes(1000, 100_000, 2)
+    assert needed("prompt_tuning", 149_152) - needed("prompt_tuning", 49_152) == pytest.approx(logits * SLACK, abs=2)
+
+
 def test_micro_batches_are_halved_then_layers_recomputed_until_it_fits() -> None:
     settings = {"batch_rows": 16, "rank": 16}
 
@@ -102,7 +135,7 @@ def test_micro_batches_are_halved_then_layers_recomputed_until_it_fits() -> None
         assert not found.fits or found.memory_bytes <= limit
         return found.micro_batch_tokens, found.recompute, found.fits
 
-    steps = [chosen(gigabytes * 1e9) for gigabytes in (16, 5, 3.5, 2.4, 0.5)]
+    steps = [chosen(gigabytes * 1e9) for gigabytes in (16, 6, 3.5, 2.4, 0.5)]
     assert steps[0] == (4096, False, True)
     assert 770 <= steps[2][0] < steps[1][0] < 4096
     assert steps[3][1:] == (True, True)

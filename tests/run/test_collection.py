@@ -229,6 +229,29 @@ def test_the_plan_is_read_back_equal(wide: World) -> None:
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
 
 
+def test_lengths_are_those_of_the_rows_as_they_are_mixed(wide: World) -> None:
+    """Tokens of the very rows that a training encodes, and the beginning that the engine finds in them."""
+    from tailorbird.artifacts.parts import Prompt
+    from tailorbird.bases.renderer import Renderer
+    from tailorbird.customize.training import encode, encode_replay
+    from tailorbird.engine.batches import shared_head
+
+    examples = SOURCES.replace("share: 0.5", "share: 0.9", 1).replace("share: 0.5", "share: 0.1", 1)
+    data = f"{{examples: {examples}, retention: fast, replay: {{path: talk.jsonl, share: 0.5}}}}"
+    task = "{kind: classify, instruction: You work for a bank.}"
+    wide.write("[zero_shot, lora]", data=data, split="{train: 60}", task=task)
+    found = material(wide)
+    renderer = Renderer.from_folder(BASE)
+    rows = [encode(renderer, found.task, Prompt(found.task.instruction), row, 512) for row in found.splits.train]
+    talk = [encode_replay(renderer, row, 512) for row in found.replay_for(0.5)]
+    plain, both = (found.facts(torch=False).of_training(share).lengths for share in (0, 0.5))
+    assert plain.head == shared_head(rows) > both.head == shared_head([*rows, *talk])
+    for lengths, met in ((plain, rows), (both, [*rows, *talk])):
+        assert lengths.prompt + lengths.answer == pytest.approx(sum(len(row.ids) for row in met) / len(met))
+        assert lengths.answer == pytest.approx(sum(sum(row.supervised) for row in met) / len(met))
+    assert plain.prompt != found.lengths.prompt  # of all rows, which are of no shares
+
+
 def test_other_replay_talk_is_other_data(wide: World) -> None:
     from tailorbird.running.inputs import inputs_of
 

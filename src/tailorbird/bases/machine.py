@@ -7,7 +7,6 @@ is killed half-way.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import sys
@@ -25,11 +24,12 @@ _PACKAGES = ("tailorbird", "torch", "transformers", "tokenizers", "peft", "safet
 
 def machine(device: str = "auto", *, device_facts: Callable[[str], DeviceFacts] | None = None) -> Machine:
     """Facts of this machine. `check` passes no `device_facts`, so that torch is not imported: the device is then what
-    can be said without it ("cpu", or the one asked for). `run` passes `torch_device`."""
+    can be said without it ("cpu", or the one asked for), of a card's memory nothing. `run` passes `torch_device`."""
     if device_facts is not None:
         name, title, size = device_facts(device)
     else:
-        name, title, size = ("cpu" if device == "auto" else device), "", 0
+        name = "cpu" if device == "auto" else device
+        title, size = "", 0 if name == "cuda" else memory()
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
         processor=processor(),
@@ -37,7 +37,7 @@ def machine(device: str = "auto", *, device_facts: Callable[[str], DeviceFacts] 
         memory_bytes=memory(),
         device=name,
         device_name=title or (processor() if name == "cpu" else name),
-        device_memory_bytes=size or memory(),
+        device_memory_bytes=size,
         versions=versions(),
     )
 
@@ -65,9 +65,8 @@ def accelerator_possible() -> bool:
     """Whether asking torch for an accelerator is worth its import: an NVIDIA driver or Apple silicon is there."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
-    if not importlib.util.find_spec("torch"):
-        return False
-    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists() or sys.platform == "win32"
+    card = Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists() or sys.platform == "win32"
+    return card and "torch" in versions()
 
 
 def processor() -> str:

@@ -101,13 +101,18 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Data report and plan, in seconds. Computes nothing."""
+    _check(spec, overrides or [], rows, base, as_json)
+
+
+def _check(spec: str, overrides: list[str], rows: Path | None, base: str, as_json: bool, *, look: bool = False) -> None:
+    """`look`: at the accelerator, which takes the import of torch."""
     say(f"checking {spec}")
     from tailorbird import checking
     from tailorbird.running.material import read_material
 
-    asked = _spec_or_data(spec, overrides or [], base)
+    asked = _spec_or_data(spec, overrides, base)
     material = read_material(asked, say)
-    plan = checking.plan_of(asked, material)
+    plan = checking.plan_of(asked, material, look=look)
     if rows is not None:
         count = checking.write_rows(material, rows)
         say(f"{count:,} inputs, without labels: {rows}")
@@ -121,7 +126,7 @@ def check(
         return
     _print_check(material, plan)
     if asked.source:
-        say(f"next: tailorbird run {shlex.join([str(asked.source), *(overrides or [])])}")
+        say(f"next: tailorbird run {shlex.join([str(asked.source), *overrides])}")
     else:
         say(f"next: tailorbird init {shlex.quote(spec)}")
 
@@ -163,7 +168,7 @@ def run(
 
     asked = specs.load(spec, overrides or [], check=wrong_settings)
     if dry_run:
-        check(str(spec), overrides or [], None, "", False)
+        _check(str(spec), overrides or [], None, "", False, look=True)
         return
     finished = run_to_its_end(asked, runs, fork=fork, continue_with=command())
     _show(finished, spec)

@@ -6,6 +6,9 @@ row; then with activation checkpointing; then refused. A smaller micro-batch giv
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
@@ -17,37 +20,43 @@ if TYPE_CHECKING:
     from tailorbird.engine.model import Model
     from tailorbird.engine.train import Loss, Trainable
 
+TOO_MUCH = "more memory than there is"
+
 
 def fit_memory(
     job: Job, model: Model, trainable: Trainable, loss: Loss, source: RowSource, steps: int, l2_to_start: float
 ) -> bool:
     """Sets `source.micro_batch_tokens`, and the model to recompute where it must; returns whether it recomputes.
 
-    A choice that is kept holds unless the limit has been lowered below what it takes, or the kernel has since killed
-    a process for memory and this training did not get to its end: then it goes on with less.
+    A choice that is kept holds unless the limit has been lowered below what it takes, the training then ran out of
+    memory, or the kernel killed for memory while it was running (see `noted_end`): then it goes on with less.
     """
-    from tailorbird.engine.memory import killed_for_memory, out_of_memory
+    from tailorbird.engine.memory import killed_for_memory, more_killed, out_of_memory
     from tailorbird.engine.rehearse_memory import largest_batch, rehearse_memory
 
     limit = job.compute.memory_bytes if job.compute.device == "cpu" else 0  # an accelerator says itself when it is full
-    path, kills = job.work / "memory.json", killed_for_memory()
+    path, killed = _kept(job), killed_for_memory()
     chosen: dict[str, Any] = {"micro_batch_tokens": source.micro_batch_tokens, "recompute": job.compute.recompute}
-    chosen |= {"said": [], "peak_memory_mb": None, "tried": False, "kills": kills}
+    chosen |= {"said": [], "peak_memory_mb": None, "tried": False, "ran_out": False, "killed": killed}
     if path.is_file():
-        chosen = store.read_json(path)
+        chosen |= store.read_json(path)
     source.micro_batch_tokens = chosen["micro_batch_tokens"]
     if chosen["recompute"]:
         model.recompute_layers()
     held = None
-    if kills is not None and chosen["kills"] is not None and kills > chosen["kills"]:
+    if more_killed(chosen["killed"], killed):
         held = "more memory than there was: the kernel stopped a process for it"
+    elif chosen["ran_out"]:
+        held = TOO_MUCH
     elif chosen["tried"] and _too_much(chosen["peak_memory_mb"], limit):
         held = _gigabytes(chosen["peak_memory_mb"])
+    chosen["killed"] = killed
     while held or not chosen["tried"]:
+        chosen |= {"tried": False, "ran_out": False}
         if held:
+            store.write_json(path, chosen)  # what is refused now may fit when less runs beside it: then it is tried
             _take_less(job, model, source, steps, chosen, held, limit)
         held = None
-        chosen |= {"tried": False, "kills": kills}
         store.write_json(path, chosen)  # before it is tried: whoever comes after a kill knows what was too much
         try:
             peak = rehearse_memory(model, trainable, loss, largest_batch(source, steps), l2_to_start=l2_to_start)
@@ -56,11 +65,29 @@ def fit_memory(
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            held = "more memory than there is"
+            held = TOO_MUCH
     store.write_json(path, chosen)
     for text in chosen["said"]:
         job.say(text)
     return bool(chosen["recompute"])
+
+
+@contextmanager
+def noted_end(job: Job) -> Iterator[None]:
+    """Around a training. One that ends by an error, or is stopped, was not killed: whatever the kernel kills until it
+    goes on is another program. One that ran out of memory goes on with smaller micro-batches."""
+    from tailorbird.engine.memory import out_of_memory
+
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        noted = {"killed": {}, "ran_out": out_of_memory(error)}
+        store.write_json(_kept(job), store.read_json(_kept(job)) | noted)
+        raise
+
+
+def _kept(job: Job) -> Path:
+    return job.work / "memory.json"
 
 
 def _too_much(megabytes: float | None, limit: int) -> bool:

@@ -24,6 +24,7 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
 
     Returns what the report says of it: seconds, tokens, parameters, peak memory, steps, notes.
     """
+    from tailorbird.answerers.opening import release
     from tailorbird.engine.memory import PeakMemory, let_go_of_models, out_of_memory
     from tailorbird.engine.probe import set_threads
 
@@ -32,6 +33,8 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
     job.work.mkdir(parents=True, exist_ok=True)
     clock = Clock(job.work / "seconds.json")
     job = replace(job, progress=clock.beside(job.progress))
+    if isinstance(technique, Trained):
+        release()  # a training loads a base of its own, and one is what the plan counts
     let_go_of_models(job.base.parameters)  # of those before: else this peak would count them
     with PeakMemory(job.compute.device) as peak:
         try:
@@ -44,7 +47,8 @@ def customize(job: Job, out: Path) -> dict[str, Any]:
             raise ResourceError(
                 f"{job.label} ran out of memory",
                 remedy="give the same command again with limits.memory_gb set to less than the machine has free: "
-                "micro-batches are then cut smaller (what is finished is kept)",
+                "micro-batches are then cut smaller (a finished contestant is kept unless its own are cut: it is then "
+                "made again)",
             ) from error
         finally:
             clock.keep()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird import store
 from tailorbird.artifacts.parts import Prompt
 from tailorbird.artifacts.training_state import TrainingState, fitting_moments
-from tailorbird.customize.fitting import fit_memory
+from tailorbird.customize.fitting import fit_memory, noted_end
 from tailorbird.customize.handing_over import hand_over
 from tailorbird.customize.job import Job, target
 from tailorbird.customize.parent import Parent, read_parent, starting_model
@@ -120,25 +120,26 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             f"{len(model.doubted)} of {len(model.kernels)} layers differ from ours and run as transformers has them"
         )
     recompute = fit_memory(job, model, trainable, technique.loss, rows, schedule.steps, settings.l2_to_start)
-    best = train(
-        model,
-        trainable,
-        technique.loss,
-        rows,
-        tuning,
-        schedule=schedule,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        checkpoints=Checkpoints(job.work / "checkpoints", job.say),
-        checkpoint_steps=compute.checkpoint_steps,
-        progress=job.progress,
-        stop=job.stop,
-        judged=job.judged,
-        l2_to_start=settings.l2_to_start,
-        patience=settings.patience,
-        keep_moments=settings.keep_optimizer,
-        restart=lambda: begin(read_parent(replace(job, notes=[], note=lambda text: None), technique))[1].start(),
-    )
+    with noted_end(job):
+        best = train(
+            model,
+            trainable,
+            technique.loss,
+            rows,
+            tuning,
+            schedule=schedule,
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
+            checkpoints=Checkpoints(job.work / "checkpoints", job.say),
+            checkpoint_steps=compute.checkpoint_steps,
+            progress=job.progress,
+            stop=job.stop,
+            judged=job.judged,
+            l2_to_start=settings.l2_to_start,
+            patience=settings.patience,
+            keep_moments=settings.keep_optimizer,
+            restart=lambda: begin(read_parent(replace(job, notes=[], note=lambda text: None), technique))[1].start(),
+        )
     store.write_jsonl(job.work / "log.jsonl", best.log)
     if best.skipped:
         job.say(f"{best.skipped} steps were skipped: loss or gradient not finite")

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.segments import DecodeStep, Segments, Several
+from tailorbird.engine.sizes import EXPLICIT_WEIGHTS
 
 NAME = "tailorbird_segments"
-EXPLICIT_WEIGHTS = 4_000_000  # attention weights (rows x heads x queries x keys) up to which they are held
 BLOCK_WEIGHTS = 1_000_000  # of a block where nothing is kept: 4 MB in fp32, which stay in the cache over the passes
 LONG_HEAD = 256  # tokens of a cached head from which on its keys are not copied to every row
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tailorbird.engine.model import LOGIT_ROWS, Model
+from tailorbird.engine.model import Model
 from tailorbird.engine.segments import pack
+from tailorbird.engine.sizes import LOGIT_ROWS
 
 Attached = Callable[[], AbstractContextManager[Model]]
 """Gives the model with its parts in place; two of them may be one network, so they are entered in turn."""

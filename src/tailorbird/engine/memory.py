@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KILLED = Path("/proc/vmstat")
+MACHINE_EVENTS, OWN_GROUPS, GROUPS = Path("/proc/vmstat"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 LARGE = 10_000_000  # parameters
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -57,13 +59,42 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def killed_for_memory() -> int | None:
-    """How many processes the kernel has killed since it started because memory was full; None where nobody counts."""
-    if KILLED.exists():
-        for line in KILLED.read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return None
+def killed_for_memory() -> dict[str, int]:
+    """How many processes the kernel has killed because memory was full, by who counts them: the control group of this
+    process, which knows nothing of other programs, then the machine. Empty where nobody counts."""
+    counts: dict[str, int] = {}
+    for file in _group_events():
+        if (found := _kills(file)) is not None:
+            counts[f"{file} {file.parent.stat().st_ino}"] = found  # one made again under its name counts from 0
+            break
+    if (found := _kills(MACHINE_EVENTS)) is not None:
+        counts["machine"] = found
+    return counts
+
+
+def more_killed(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+    """By the nearest that counted both times: a process that was started elsewhere has another control group."""
+    who = next((who for who in now if who in before), None)
+    return who is not None and now[who] > before[who]
+
+
+def _group_events() -> Iterator[Path]:
+    """Where a control group of this process may count, the nearest first: one above counts for those that have no
+    counter, and in a container the root stands for its own."""
+    if not os.access(OWN_GROUPS, os.R_OK):
+        return
+    for line in OWN_GROUPS.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, name = (GROUPS / "memory", "memory.oom_control") if controllers else (GROUPS, "memory.events")
+        own = root / path.strip("/")
+        yield from (folder / name for folder in (own, *own.parents) if folder.is_relative_to(root))
+
+
+def _kills(file: Path) -> int | None:
+    lines = file.read_text().splitlines() if os.access(file, os.R_OK) else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
 class PeakMemory:

@@ -20,10 +20,10 @@ from tailorbird.engine.kernels.cross_entropy import CrossEntropy
 from tailorbird.engine.kernels.layers import Layer, compare, install, own_forwards
 from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, pack
+from tailorbird.engine.sizes import LOSS_ROWS
 from tailorbird.errors import ResourceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-LOGIT_ROWS = 128  # positions whose logits are held at once: 128 x 49,152 x 4 bytes = 25 MB, which malloc reuses
 
 
 class Model:
@@ -184,8 +184,7 @@ class Model:
         bias: Tensor | None = self.output.bias
         if not torch.is_grad_enabled():  # a Function hears that parameters ask for gradients even then
             weight, bias = weight.detach(), None if bias is None else bias.detach()
-        # Twice as many as elsewhere: none of these logits is in fp32.
-        made: Tensor = CrossEntropy.apply(hidden, weight, bias, targets, weights, smoothing, 2 * LOGIT_ROWS)
+        made: Tensor = CrossEntropy.apply(hidden, weight, bias, targets, weights, smoothing, LOSS_ROWS)
         return made
 
     @torch.no_grad()

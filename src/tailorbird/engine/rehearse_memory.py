@@ -1,10 +1,13 @@
 """The one largest micro-batch, forward and backward, before step 1: what a training will hold at its peak.
 
 All that is not there yet (masters, moments, sums, the start that L2-SP pulls to) has a size known to the byte and is
-added. Nothing is learned: the gradients are thrown away.
+added; an accelerator, which says only by failing that it is full, holds as much. Nothing is learned: the gradients are
+thrown away.
 """
 
 from __future__ import annotations
+
+import torch
 
 from tailorbird.engine.batches import Batch, RowSource
 from tailorbird.engine.memory import PeakMemory, give_back_freed_memory
@@ -17,14 +20,18 @@ def rehearse_memory(
 ) -> float | None:
     """Megabytes that the training will hold at its peak; None where the system does not tell."""
     give_back_freed_memory()
+    device, later = model.device.type, optimizer_bytes(trainable, l2_to_start)
     try:
-        with PeakMemory(model.device.type) as peak:
+        with PeakMemory(device) as peak:
+            held = torch.empty(0 if device == "cpu" else later, dtype=torch.uint8, device=model.device)
             loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            del held
     finally:
         for parameter in trainable.parameters.values():
             parameter.grad = None
         give_back_freed_memory()
-    return None if peak.megabytes is None else peak.megabytes + optimizer_bytes(trainable, l2_to_start) / 2**20
+    seen = later if device == "cuda" else 0  # by the peak; that of other accelerators is the host's alone
+    return None if peak.megabytes is None else peak.megabytes + (later - seen) / 2**20
 
 
 def optimizer_bytes(trainable: Trainable, l2_to_start: float = 0.0) -> int:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tailorbird.engine.model import LOGIT_ROWS, Model
+from tailorbird.engine.model import Model
 from tailorbird.engine.segments import KeyValues, Packed, Segments, few_sizes, pack
+from tailorbird.engine.sizes import LOGIT_ROWS
 
 
 @dataclass

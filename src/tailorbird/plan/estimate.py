@@ -108,22 +108,25 @@ def estimate(
     micro_batch_tokens: int,
     retention: str,
     memory_bytes: int,
+    replay: float = 0.0,
 ) -> Estimate:
-    """What one technique contestant costs on this machine, a training cut so that it stays within `memory_bytes`."""
+    """What one technique contestant costs on this machine, a training cut so that it stays within `memory_bytes`
+    (0: not known). `replay`: the part of general conversations in its rows."""
     row = answering(facts, dtype, shown_tokens(facts, settings))
     seconds = OPENING_SECONDS + row * (facts.sizes["validation"] + facts.sizes["test"]) + LATENCY_REQUESTS * ALONE * row
     steps, step_seconds = 0, 0.0
     chosen = Choice(0, False, answering_bytes(facts, dtype, micro_batch_tokens), True)
     made = OPENING_SECONDS + number(settings, "draws", 1) * row * facts.sizes["tuning"]
     if trained:
-        chosen = choose(facts, technique, settings, dtype, micro_batch_tokens, memory_bytes)
-        steps, step_seconds, made = training(facts, technique, settings, dtype, recompute=chosen.recompute)
+        met = facts.of_training(replay)
+        chosen = choose(met, technique, settings, dtype, micro_batch_tokens, memory_bytes)
+        steps, step_seconds, made = training(met, technique, settings, dtype, recompute=chosen.recompute)
         forward = Pace.here(facts, dtype)
         tokens = RETENTION_TOKENS * RETENTION_TEXTS.get(retention, RETENTION_TEXTS["full"])
         seconds += made + forward.tokens(tokens) + forward.logits(tokens)
     else:
         seconds += made
-    chosen = replace(chosen, fits=chosen.memory_bytes <= memory_bytes)
+    chosen = replace(chosen, fits=not memory_bytes or chosen.memory_bytes <= memory_bytes)
     answered = {split: OPENING_SECONDS + row * facts.sizes[split] for split in ("validation", "test")}
     return Estimate(
         seconds,

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tailorbird.data.replay import replay_rows
 from tailorbird.errors import ResourceError, SpecError
 from tailorbird.plan import chains, repeating
 from tailorbird.plan.claims import Claims
@@ -207,6 +206,7 @@ def _dtype(claims: Claims, facts: Facts) -> tuple[str, str]:
 
 
 def _available(facts: Facts) -> int:
+    """0 where nobody has looked: then nothing is cut to fit."""
     machine = facts.machine
     return machine.device_memory_bytes if machine.device == "cuda" else machine.memory_bytes
 
@@ -306,9 +306,8 @@ def _technique(
     if effective is None:
         return None
     replay = _replay(claims, contestant, trained=technique.trained)
-    rows = facts.sizes["train"] + replay_rows(facts.sizes["train"], replay)
     guess: Estimate = estimate(
-        replace(facts, sizes={**facts.sizes, "train": rows}),
+        facts,
         name,
         trained=technique.trained,
         settings=effective,
@@ -316,6 +315,7 @@ def _technique(
         micro_batch_tokens=tokens,
         retention=retention,
         memory_bytes=memory_bytes,
+        replay=replay,
     )
     entrant = Entrant(
         label=label,

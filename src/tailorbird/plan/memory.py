@@ -1,8 +1,11 @@
 """Peak memory of a training from shapes alone, and the micro-batch that is chosen by it.
 
     peak      process + weights + learned x (master, two moments, sums of gradients, start)
-              + max(activations, learned x gradient) + logits
-    logits    positions x vocabulary x LOGIT_BYTES; long answers in chunks of LOGIT_ROWS
+              + SLACK x (max(activations + output's gradient, learned x gradient) + logits)
+    logits    vocabulary x (LOSS_ROWS positions at most in the compute dtype, which become their own gradient,
+              and WIDE_ROWS of them and their probabilities in fp32)
+
+The output's gradient is there before the backward pass begins (see `kernels/cross_entropy.py`), where weights learn.
 
 Activations are what autograd keeps for the backward pass, counted layer by layer on this engine's forward of a Llama
 layer (h hidden, k key/value width, I intermediate, in elements of the compute dtype unless said otherwise):
@@ -15,7 +18,7 @@ layer (h hidden, k key/value width, I intermediate, in elements of the compute d
     dropout                   6h + I twice in low-rank layers (mask and product), h twice before all layers
     recomputed layers         h for each token and layer, and one layer in full
 
-Fitted (PROCESS_BYTES, LOGIT_BYTES, SLACK) to SmolLM2-135M on two cores: `benchmarks/bench_memory.py`.
+Fitted (PROCESS_BYTES, SLACK) to SmolLM2-135M on two cores: `benchmarks/bench_memory.py`.
 """
 
 from __future__ import annotations
@@ -25,15 +28,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tailorbird import techniques
+from tailorbird.engine.sizes import EXPLICIT_WEIGHTS, LOSS_ROWS, WIDE_ROWS
 from tailorbird.plan.facts import Facts
 from tailorbird.techniques.base import Learned, Trained
 from tailorbird.types import BaseFacts
 
 PROCESS_BYTES = 550_000_000  # Python with torch and transformers loaded
-LOGIT_BYTES = 14  # a logit, its copy in fp32, its log-probability, its gradient
-LOGIT_ROWS, LOGIT_CHUNKS_FROM = 128, 512  # positions at once in long answers: see engine/model.py
-EXPLICIT_WEIGHTS = 4_000_000  # attention weights up to which they are held: see engine/attention.py
-SLACK = 1.05  # what lies free between blocks in use
+SLACK = 1.25  # of what comes and goes: rounded sizes, and what lies free between blocks in use
 LARGEST = 2.5  # standard deviations above the mean: the largest of many steps
 
 
@@ -60,8 +61,8 @@ class Choice:
 
 
 def choose(facts: Facts, technique: str, settings: dict[str, Any], dtype: str, tokens: int, limit: int) -> Choice:
-    """The largest micro-batch of at most `tokens` tokens that stays within `limit` bytes: halved down to the longest
-    row, then so with recomputed layers."""
+    """The largest micro-batch of at most `tokens` tokens that stays within `limit` bytes (0: not known): halved down to
+    the longest row, then so with recomputed layers."""
     least = max(1, facts.lengths.longest - (0 if settings.get("dropout") else facts.lengths.head))
     sizes = [tokens]
     while sizes[-1] > least:
@@ -70,7 +71,7 @@ def choose(facts: Facts, technique: str, settings: dict[str, Any], dtype: str, t
     for recompute in (False, True):
         for size in sizes:
             needed = training_bytes(facts, technique, settings, dtype, size, recompute)
-            found = Choice(size, recompute, needed, needed <= limit)
+            found = Choice(size, recompute, needed, not limit or needed <= limit)
             if found.fits:
                 return found
     return found
@@ -88,10 +89,16 @@ def training_bytes(
     state = learned.parameters * (12 + (4 if learned_width == 2 else 0) + (4 if settings.get("l2_to_start") else 0))
     if not learned.whole:
         state += learned.parameters * 4
+    if learned.whole:
+        kept += base.vocabulary * base.hidden_size * width
     gradient = learned.parameters * learned_width
-    positions = batch.answers if batch.answers <= LOGIT_CHUNKS_FROM else LOGIT_ROWS
-    logits = positions * base.vocabulary * LOGIT_BYTES
-    return int(PROCESS_BYTES + base.parameters * width + (state + max(kept, gradient) + logits) * SLACK)
+    logits = logit_bytes(batch.answers, base.vocabulary, width)
+    return int(PROCESS_BYTES + base.parameters * width + state + (max(kept, gradient) + logits) * SLACK)
+
+
+def logit_bytes(answers: float, vocabulary: int, width: int) -> float:
+    """Bytes that the cross entropy of so many positions holds at once."""
+    return vocabulary * (min(answers, LOSS_ROWS) * width + min(answers, WIDE_ROWS) * 2 * 4)
 
 
 def largest_micro_batch(

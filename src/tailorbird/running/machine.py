@@ -13,16 +13,23 @@ from tailorbird.types import Machine
 PROBE_REVISION = 2  # 1 kept what a busy machine gave
 
 
-def machine_for(spec: Spec, *, torch: bool) -> Machine:
+def may_accelerate(spec: Spec) -> bool:
+    """Whether torch has to be asked for the device: one was named, or may be there."""
+    from tailorbird.bases.machine import accelerator_possible
+
+    return accelerator_possible() if spec.device == "auto" else spec.device != "cpu"
+
+
+def machine_for(spec: Spec, *, torch: bool, probe: bool = True) -> Machine:
     """The machine as the spec wants to use it. Without `torch` no accelerator is asked about and no probe is run."""
     from tailorbird.bases import machine as machines
 
-    ask = torch and (spec.device not in ("auto", "cpu") or (spec.device == "auto" and machines.accelerator_possible()))
+    ask = torch and may_accelerate(spec)
     found = machines.machine(spec.device, device_facts=machines.torch_device if ask else None)
     if spec.limits.threads:
         found = replace(found, threads=spec.limits.threads)
     gflops = known_speeds(found)
-    if not gflops and torch:
+    if not gflops and torch and probe:
         gflops = probed(found)
     return replace(found, gflops=gflops)
 

@@ -9,11 +9,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import SpecError
-from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, reading
+from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, measure_replay, reading
 from tailorbird.running.replaying import Replayed, read_replay
 from tailorbird.running.room import RowCheck, room_of
 from tailorbird.spec import Spec
-from tailorbird.types import BaseFacts, Message, Replay, Role, Row, Splits, Train
+from tailorbird.types import BaseFacts, Machine, Message, Replay, Role, Row, Splits, Train
 
 if TYPE_CHECKING:
     from tailorbird.bases.renderer import Renderer
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that is known before anything is computed. `unsaid`: as in `Facts`."""
+    """Everything that is known before anything is computed. `unsaid`, `trained`, `replay`: as in `Facts`."""
 
     spec: Spec
     base: BaseFacts
@@ -41,6 +41,8 @@ class Material:
     lengths: Lengths
     replayed: Replayed | None = None
     unsaid: Mapping[str, str] = field(default_factory=dict)
+    trained: Lengths | None = None
+    replay: Lengths | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -63,11 +65,15 @@ class Material:
             return Replay(())
         return self.replayed.part(len(self.splits.train) if train is None else train, share, self.spec.seed)
 
-    def facts(self, *, torch: bool) -> Facts:
-        """What the plan needs. With `torch` the device is looked at and the probe is run where it never was."""
+    def facts(self, *, torch: bool, probe: bool = True) -> Facts:
+        """What the plan needs. With `torch` the device is looked at and the probe, if wanted, is run where it never
+        was."""
         from tailorbird.running.machine import machine_for
 
-        return Facts(self.task, self.sizes, self.lengths, self.base, machine_for(self.spec, torch=torch), self.unsaid)
+        return self.facts_on(machine_for(self.spec, torch=torch, probe=probe))
+
+    def facts_on(self, machine: Machine) -> Facts:
+        return Facts(self.task, self.sizes, self.lengths, self.base, machine, self.unsaid, self.trained, self.replay)
 
     def rendered(self, count: int = RENDERED_ROWS) -> list[list[tuple[str, bool]]]:
         """Some rows as the model meets them: (token text, supervised). Of a collection the first of each source."""
@@ -119,12 +125,16 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
             "mixture": {n: m.as_dict() for n, m in mixture.items()},
         }
     lengths = measure_lengths(renderer, task, list(dataset.rows))
-    replayed = None
+    trained = measure_lengths(renderer, task, splits.train.rows) if shared_out else lengths
+    replayed = replay = None
     if how.replay is not None:
         say(f"reading {how.replay['path']}")
-        replayed = read_replay(spec, how, splits, renderer, room.check())
-        lengths = replace(lengths, longest=max(lengths.longest, replayed.longest))
-    return Material(spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid)
+        replayed = read_replay(spec, how, splits, room.check())
+        replay = measure_replay(renderer, task, splits.train[0], trained.head, replayed.rows.rows)
+        lengths = replace(lengths, longest=max(lengths.longest, replay.longest))
+    return Material(
+        spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid, trained, replay
+    )
 
 
 def learned_before(spec: Spec, base: Path) -> tuple[Learned, dict[str, str]]:

@@ -12,22 +12,18 @@ from tailorbird.spec import Spec
 from tailorbird.types import Replay, Splits
 
 if TYPE_CHECKING:
-    from tailorbird.bases.renderer import Renderer
     from tailorbird.data import Dataset
-
-LONGEST_ROWS = 20  # rendered to know the longest, from the longest by characters
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """`rows` may be met; `left_out` counts those that may not, by reason. `longest`: tokens of the longest row."""
+    """`rows` may be met; `left_out` counts those that may not, by reason."""
 
     path: str
     share: float
     dataset: Dataset
     rows: Replay
     left_out: dict[str, int]
-    longest: int
 
     def part(self, train: int, share: float, seed: int) -> Replay:
         """As many rows as are `share` of them and `train` rows together; repeated when there are too few."""
@@ -52,7 +48,6 @@ def read_replay(
     spec: Spec,
     how: Reading,
     splits: Splits,
-    renderer: Renderer,
     check: RowCheck,
 ) -> Replayed:
     from tailorbird import data
@@ -84,6 +79,4 @@ def read_replay(
             where=f"data.replay: {path}",
             remedy="name other general conversations",
         )
-    sizes = sorted(rows, key=lambda row: -sum(len(m.content) for m in row.messages))[:LONGEST_ROWS]
-    longest = max(len(renderer.row(row.messages, row.supervised).ids) for row in sizes)
-    return Replayed(path, how.replay["share"], dataset, Replay(rows), left_out, longest)
+    return Replayed(path, how.replay["share"], dataset, Replay(rows), left_out)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird import store
 from tailorbird.errors import Interrupted, NumericError
 from tailorbird.measure.seeds import sample_sd, t_quantile
-from tailorbird.plan import Entrant, Facts
+from tailorbird.plan import Entrant
 from tailorbird.plan.estimate import estimate
 from tailorbird.plan.repeating import REPEATS
 from tailorbird.running.steps import trial_step
@@ -251,7 +251,7 @@ class Budget:
         shop = self.shop
         plan, material = shop.plan, shop.material
         machine = Machine("", "", plan.threads, plan.memory_bytes, plan.device, "", plan.memory_bytes, plan.gflops)
-        facts = Facts(material.task, material.sizes, material.lengths, material.base, machine)
+        facts = material.facts_on(machine)
         guess = estimate(
             facts,
             str(entrant.technique),
@@ -261,6 +261,7 @@ class Budget:
             micro_batch_tokens=plan.micro_batch_tokens,
             retention=plan.retention,
             memory_bytes=plan.memory_bytes,
+            replay=entrant.replay,
         )
         return guess.making
 

@@ -20,8 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tailorbird.engine.precision import at_least_float32
-
-ROWS_AT_ONCE = 16  # of logits in fp32: 16 x 49,152 x 4 bytes = 3 MB, which stay in the cache over the passes
+from tailorbird.engine.sizes import WIDE_ROWS
 
 
 class CrossEntropy(Function):
@@ -66,8 +65,8 @@ def _losses(logits: Tensor, targets: Tensor, weights: Tensor | None, smoothing: 
     """The weighted sum of the losses of logits (N, V); with `gradient` the logits are overwritten by its gradient."""
     total = at_least_float32(logits.new_zeros(()))
     size = logits.shape[1]
-    for start in range(0, logits.shape[0], ROWS_AT_ONCE):
-        part, wanted = logits[start : start + ROWS_AT_ONCE], targets[start : start + ROWS_AT_ONCE].unsqueeze(1)
+    for start in range(0, logits.shape[0], WIDE_ROWS):
+        part, wanted = logits[start : start + WIDE_ROWS], targets[start : start + WIDE_ROWS].unsqueeze(1)
         wide = at_least_float32(part)
         share = wide.softmax(-1)
         # log sum exp from the largest: its probability is never 0
@@ -75,7 +74,7 @@ def _losses(logits: Tensor, targets: Tensor, weights: Tensor | None, smoothing: 
         loss = log_sum - (1.0 - smoothing) * wide.gather(1, wanted).squeeze(1)
         if smoothing:
             loss -= smoothing * wide.mean(-1)
-        weight = None if weights is None else weights[start : start + ROWS_AT_ONCE].to(loss.dtype)
+        weight = None if weights is None else weights[start : start + WIDE_ROWS].to(loss.dtype)
         total += loss.sum() if weight is None else (loss * weight).sum()
         if gradient:
             share.scatter_add_(1, wanted, share.new_full((), smoothing - 1.0).expand(wanted.shape))
