@@ -88,9 +88,10 @@ def read_parent(job: Job, technique: Technique) -> Parent | None:
     return Parent(manifest, parts, state)
 
 
-def starting_model(job: Job, technique: Technique, parent: Parent | None) -> tuple[Model, dict[str, Tensor]]:
-    """The model as training finds it, nothing in it asking for gradients, with the parent's parts in place; and fp32
-    values of its parameters by name, as far as the parent gives them (the model may hold only their rounding)."""
+def starting_model(job: Job, technique: Technique, parent: Parent | None) -> tuple[Model, dict[str, Tensor], Path]:
+    """The model as training finds it, nothing in it asking for gradients, with the parent's parts in place; fp32 values
+    of its parameters by name, as far as the parent gives them (the model may hold only their rounding); and the folder
+    that its weights are from."""
     import torch
 
     from tailorbird.bases.model import load_model
@@ -114,4 +115,4 @@ def starting_model(job: Job, technique: Technique, parent: Parent | None) -> tup
     model = Model(network, device=compute.device)
     Attachment(model, parts.without({"weights", *technique.folds}), learns=True).put()
     model.network.requires_grad_(False)
-    return model, exact
+    return model, exact, weights

@@ -61,6 +61,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     from tailorbird.bases.renderer import Renderer
     from tailorbird.engine.batches import RowSource, stream
     from tailorbird.engine.checkpoints import Checkpoints
+    from tailorbird.engine.finer import Finer
     from tailorbird.engine.optimizer import Schedule
     from tailorbird.engine.scoring import top_logits
     from tailorbird.engine.train import train
@@ -72,11 +73,12 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     def begin(parent: Parent | None) -> tuple[Model, Trainable]:
         """The model with what is trained, as training begins."""
         before = _before(parent)
-        model, exact = starting_model(job, technique, parent)
+        model, exact, weights = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
         context = TrainingContext(generator, renderer.plain, job.task_text, before.tensors)
         trainable = technique.trainable(model, settings, context)
-        trainable.masters = {name: exact.pop(name) for name in trainable.parameters if name in exact}
+        known = {name: exact.pop(name) for name in trainable.parameters if name in exact}
+        trainable.masters = Finer(weights, trainable.parameters, model.network.base_model_prefix, known)
         trainable.moments = fitting_moments(before, trainable.parameters, f"{job.parent}/{technique.state_folder}")
         return model, trainable
 

@@ -32,8 +32,8 @@ TIDY_STEPS = 16
 class Trainable:
     """What a technique lets the loop update, by name. The model it was made on belongs to this training alone.
 
-    `masters`: fp32 values to begin with, where a parameter of a lower type holds only their rounding. `moments`: the
-    optimizer's state to begin with (`Optimizer.moments`), of all parameters or none.
+    `masters`: fp32 values to begin with, where a parameter of a lower type holds only their rounding; asked for one
+    after another. `moments`: the optimizer's state to begin with (`Optimizer.moments`), of all parameters or none.
     """
 
     parameters: dict[str, nn.Parameter]

@@ -48,6 +48,7 @@ class SelectiveSettings(TrainingSettings):
 class Selective(Trained):
     name = "selective"
     citation = "Ben Zaken et al. 2022, BitFit: Simple Parameter-efficient Fine-tuning (biases)"
+    revision = 2
     Settings = SelectiveSettings
     makes = frozenset({"delta"})
     beside = frozenset({"soft", "kv", "low_rank", "peft", "weights"})

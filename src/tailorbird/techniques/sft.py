@@ -27,6 +27,7 @@ class SftSettings(TrainingSettings):
 class Sft(Trained):
     name = "sft"
     citation = "Ouyang et al. 2022, Training language models to follow instructions with human feedback, §3.5"
+    revision = 2
     Settings = SftSettings
     makes = frozenset({"weights"})
     beside = frozenset({"soft", "kv"})
