@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tailorbird.reporting import numbers
+from tailorbird.reporting import numbers, table_list
 from tailorbird.reporting.contestants import chance, in_order, no_better_than_chance
 from tailorbird.reporting.doubts import how_sure
 from tailorbird.reporting.tables import markdown, ranked_table
@@ -213,3 +213,15 @@ def test_chance_is_counted_from_the_rows_when_majority_did_not_run() -> None:
 )
 def test_numbers_and_words_are_written_for_people(given: str, wanted: str) -> None:
     assert given == wanted
+
+
+def test_a_prompt_table_in_a_narrow_terminal_has_whole_names_and_hashes() -> None:
+    row = {
+        "task": "intents", "name": "intents", "version": 1, "technique": "prompt_tuning",
+        "virtual_tokens": 20, "bytes": 46_512, "score": 0.33, "low": 0.14, "high": 0.61, "split": "test", "n": 300,
+        "forgetting": 0.25, "identity": "sha256:b7c9adfa7ba2" + "0" * 52, "made_at": "2026-11-28", "added_at": None,
+    }  # fmt: skip
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table_list.rows({"tasks": [row]}))
+    shown = console.export_text()
+    assert all(word in shown for word in ("intents", "b7c9adfa7ba2", "46,512", "0.33"))

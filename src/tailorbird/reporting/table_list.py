@@ -13,12 +13,16 @@ from tailorbird.types import JSON
 def rows(listed: JSON) -> Table:
     """One line a version; an older version is named by its hash."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("task", "technique"):
-        table.add_column(head, no_wrap=True)
-    for head in ("tokens", "bytes", "score", "n", "forgets"):  # bits per byte on general texts
-        table.add_column(head, justify="right", no_wrap=True)
-    for head in ("identity", "made"):
-        table.add_column(head, no_wrap=True)
+    numbers = ("tokens", "bytes", "score", "n", "forgets")  # bits per byte on general texts
+    for head in ("task", "technique", *numbers, "identity", "made"):
+        # In a narrow terminal these go over lines; nothing is cut: names and hashes are typed again.
+        wraps = head in ("task", "technique", "score")
+        table.add_column(
+            head,
+            justify="right" if head in numbers else "left",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
+        )
     newest = {row["task"]: row["version"] for row in listed["tasks"]}
     for row in listed["tasks"]:
         name = row["task"] if row["version"] == newest[row["task"]] else row["name"]
