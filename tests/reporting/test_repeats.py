@@ -83,8 +83,7 @@ def test_the_table_says_over_how_many_seeds_and_how_they_vary(case: Case) -> Non
     assert said == (
         "lora was made over 3 seeds. With nothing but the seed changed its accuracy varies by 1 point on Validation "
         "and 1.2 points on Test (standard deviation, the noise floor); its files are those of seed 1. That is an "
-        "estimate from 3 values: where seeds differ much, its 95 % intervals are too narrow (simulated: they then hold "
-        "the truth in 92 of 100 cases)."
+        "estimate from 3 values: where seeds differ much, its 95 % intervals may be too narrow."
     )
     assert said in footnotes(case.comparison)
     assert "small added weights, over 3 seeds" in markdown(case.comparison)
