@@ -132,6 +132,7 @@ def test_an_answer_is_marked_by_its_own_score_and_not_by_that_of_other_seeds(cas
     data = replace(case.report(), outcomes=seen)
     shown = one_row(data.rows[mine[0].row], {"lora": mine[0]}, "lora", exported_seeds(case.comparison))
     assert [(said.score, said.right) for said in shown.said] == [(1.0, True)]
+    assert shown.css == "f-agree"  # not among the rows that the recommended one, or all, got wrong
     labels, lines = recalls(data)
     line = next(line for line in lines if line.label == mine[0].expected)
     own = [o.score for o in mine if o.expected == mine[0].expected]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tailorbird import store
+from tailorbird import store, techniques
 from tailorbird.errors import DataError, Interrupted, ResourceError, SpecError
 from tailorbird.measure.comparison import stable
 from tailorbird.running.folder import RunFolder, find
@@ -314,6 +314,18 @@ def test_the_plan_of_a_continued_run_is_the_one_that_was_kept(scripted: World, m
         probe.unlink()
     scripted.run()
     assert store.read_json(first.folder / "plan.json")["dtype"] == "float32"
+
+
+def test_a_technique_that_was_mended_since_is_made_again_by_the_run_that_goes_on(
+    scripted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.write("[majority, zero_shot, lora, sft]")
+    first = scripted.run()
+    (first.folder / "finished.json").unlink()
+    sft = type(techniques.get("sft"))
+    monkeypatch.setattr(sft, "revision", sft.revision + 1)
+    scripted.run()
+    assert {label for label, stage in scripted.stages() if label} == {"sft"}
 
 
 def test_a_run_is_found_by_folder_name_and_label(scripted: World, monkeypatch: pytest.MonkeyPatch) -> None:

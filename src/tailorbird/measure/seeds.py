@@ -27,9 +27,8 @@ Rows that were right or wrong and hardly ever differ have shown nearly none of t
 no smaller than psi - d^2 for the least psi that N rows can have hidden, z^2 / (N + z^2), as in `detectable`: with no
 discordant row the interval is then as wide as Tango's.
 
-Simulated (300 rows, right or wrong, 2 to 5 seeds): the interval holds the truth in 94 to 97 of 100 cases while seeds
-vary no more than rows make the mean vary. Seeds that vary three times as much are more than two or three can tell:
-88 of 100 with 2 seeds, 92 with 3, 94 with 5.
+The tests simulate it: the interval holds the truth in 95 of 100 cases while seeds vary no more than rows make the mean
+vary. Seeds that vary three times as much are more than two can tell: it then holds it in about 90 of 100.
 
 Rows of one group first become one row, their deviations from the mean summed and scaled by G / N, so that the spread
 of groups is the cluster-robust one of `groups.spread`. `values`: one sequence a row, the row's score under each seed.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tailorbird import store
+from tailorbird import store, techniques
 from tailorbird.data.text import printable
 from tailorbird.errors import Interrupted, SpecError, TailorbirdError
 from tailorbird.events import Events
@@ -104,14 +104,12 @@ def refuse_itself(spec: Spec, folder: Path) -> None:
 def decide(spec: Spec, material: Material, folder: RunFolder, inputs: Inputs) -> Plan:
     """The plan: the one that is kept when nothing changed, else a new one that keeps what the probe once said."""
     path = folder.path / "plan.json"
-    before = folder.inputs()
-    if path.is_file() and before == inputs:
-        plan = Plan.from_dict(store.read_json(path))
+    kept = Plan.from_dict(store.read_json(path)) if path.is_file() else None
+    if kept is not None and folder.inputs() == inputs and _techniques_are_the_same(kept):
+        plan = kept
     else:
         facts = material.facts(torch=True)
-        if path.is_file():
-            facts = _kept_probe(facts, Plan.from_dict(store.read_json(path)))
-        plan = make_plan(spec, facts)
+        plan = make_plan(spec, facts if kept is None else _kept_probe(facts, kept))
     refuse_too_long(plan)
     need_a_contestant(plan)
     notes = check_answers(plan, material)
@@ -120,6 +118,12 @@ def decide(spec: Spec, material: Material, folder: RunFolder, inputs: Inputs) ->
     store.write_json(path, plan.as_dict())
     writing.write_data(folder, material)
     return plan
+
+
+def _techniques_are_the_same(kept: Plan) -> bool:
+    """Whether every technique still makes what it made when the plan was written."""
+    made = [(e.technique, e.revision) for e in kept.entrants if e.kind == "technique" and e.technique]
+    return all(techniques.get(name).revision == revision for name, revision in made)
 
 
 def _kept_probe(facts: Facts, before: Plan) -> Facts:

@@ -89,20 +89,23 @@ def exported_seeds(comparison: JSON) -> dict[str, int]:
 
 
 def one_row(row: Row, answers: dict[str, Outcome], chosen: str | None, exported: Mapping[str, int]) -> Shown:
-    said: dict[str, list[tuple[str, Outcome]]] = {}
+    # The scores of the answers shown, each of which is one seed's: not the seeds' mean.
+    own = {
+        label: outcome.by_seed[exported[label]] if outcome.by_seed and label in exported else outcome.score
+        for label, outcome in answers.items()
+    }
+    said: dict[str, list[str]] = {}
     for label, outcome in answers.items():
-        said.setdefault(outcome.given, []).append((label, outcome))
-    groups = []
-    for text, members in said.items():
-        label, outcome = members[0]
-        # the score of this answer, not of the seeds' mean: it is one seed's
-        own = outcome.by_seed[exported[label]] if outcome.by_seed and label in exported else outcome.score
-        groups.append(Said(shortened(text, ANSWER_LIMIT), [name for name, _ in members], own, own >= RIGHT))
+        said.setdefault(outcome.given, []).append(label)
+    groups = [
+        Said(shortened(text, ANSWER_LIMIT), labels, own[labels[0]], own[labels[0]] >= RIGHT)
+        for text, labels in said.items()
+    ]
     # `majority` says the same to every row: that it differs is no disagreement worth reading.
-    scores = [outcome.score for label, outcome in answers.items() if label != "majority"] or [0.0]
+    scores = [score for label, score in own.items() if label != "majority"] or [0.0]
     expected = next(iter(answers.values())).expected
     css = ["f-all-wrong"] if max(scores) < 0.5 else []
-    if chosen in answers and answers[chosen].score < 0.5:
+    if chosen in own and own[chosen] < 0.5:
         css.append("f-pick-wrong")
     spread = disagreement(scores)
     css.append("f-disagree" if spread > 0 else "f-agree")
