@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,39 @@ def test_the_embeddings_gradient_of_a_few_rows_is_the_whole_matrix_s(model: Mode
     optimizer.collect()
     assert optimizer.sums["w"][1].tolist() == [2.0] * weight.shape[1]
     assert float(optimizer.sums["w"].sum()) == 2.0 * weight.shape[1]
+
+
+def test_the_gradient_of_the_table_takes_the_memory_of_the_last_one(model: Model) -> None:
+    """Of one micro-batch a step, and of two, where the first is in use until the second is there."""
+    batch = RowSource(encoded(), batch_rows=8, micro_batch_tokens=10_000, seed=0).next(0)[0]
+    weight = model.embedding_weight.requires_grad_(True)
+    parameter = model.network.get_output_embeddings().weight
+    assert parameter is weight
+    optimizer = Optimizer({"w": parameter}, weight_decay=0.0, clip=0.0)
+
+    def gradients(count: int) -> list[tuple[int, Tensor]]:
+        found = []
+        for _ in range(count):
+            token_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            assert parameter.grad is not None
+            found.append((parameter.grad.data_ptr(), parameter.grad.clone()))
+            optimizer.collect()
+        return found
+
+    (first, value), *_ = gradients(1)
+    optimizer.discard()
+    (second, again), (third, more) = gradients(2)
+    assert second == first != third
+    assert torch.equal(value, again)
+    assert torch.equal(value, more)
+    torch.testing.assert_close(optimizer.sums["w"], 2 * value)
+    optimizer.discard()
+    gradients(1)
+    kept = weakref.ref(optimizer.sums["w"])
+    optimizer.discard()
+    assert kept() is not None
+    optimizer.release()
+    assert kept() is None
 
 
 class Bench:

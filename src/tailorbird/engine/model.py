@@ -18,6 +18,7 @@ from tailorbird.engine.attention import register
 from tailorbird.engine.dropout import Dropout
 from tailorbird.engine.kernels.cross_entropy import CrossEntropy
 from tailorbird.engine.kernels.layers import Layer, compare, install, own_forwards
+from tailorbird.engine.kernels.table import look_up
 from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, pack
 from tailorbird.engine.sizes import LOSS_ROWS
@@ -97,11 +98,10 @@ class Model:
         return embedded.unsqueeze(0)
 
     def _looked_up(self, ids: Tensor) -> Tensor:
-        """(N,) -> (N, hidden). Where the matrix learns, its gradient has the rows of these tokens alone: a matrix of
-        zeros with a few rows filled, added to the output's gradient, took a tenth of a step."""
+        """(N,) -> (N, hidden)."""
         table = self.embeddings
         if type(table) is nn.Embedding and table.max_norm is None and not table.scale_grad_by_freq:
-            return F.embedding(ids, table.weight, table.padding_idx, sparse=self.device.type == "cpu")
+            return look_up(table.weight, ids, table.padding_idx)
         found: Tensor = table(ids)
         return found
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird import store
+from tailorbird.engine.kernels.table import forget, spend
 
 WIDENED = 4 << 20  # elements whose gradients are widened at once for AdamW: 16 MB in fp32
 PIECE = 1 << 18  # and for the norm: 1 MB
@@ -94,6 +95,7 @@ class Optimizer:
                 gradient = gradient.to_dense()
             if name in self.sums:
                 self.sums[name] = self.sums[name].to(self.masters[name].dtype).add_(gradient)
+                spend(parameter, gradient)
             else:
                 self.sums[name] = gradient
 
@@ -157,6 +159,8 @@ class Optimizer:
             master.grad = gradient.mul_(scale)
 
     def discard(self) -> None:
+        for name, gradient in self.sums.items():
+            spend(self.parameters[name], gradient)
         self.sums.clear()
         for master in self.masters.values():
             master.grad = None
@@ -202,6 +206,8 @@ class Optimizer:
         self.adam.state.clear()
         self._room = torch.empty(0)
         self.discard()
+        for parameter in self.parameters.values():
+            forget(parameter)
 
     def master_copy(self) -> dict[str, Tensor]:
         return {name: m.detach() for name, m in self.masters.items()}

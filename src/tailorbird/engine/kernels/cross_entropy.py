@@ -19,6 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from tailorbird.engine.kernels.table import product
 from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.sizes import WIDE_ROWS
 
@@ -45,7 +46,7 @@ class CrossEntropy(Function):
             if of_hidden is not None:
                 of_hidden[start : start + chunk] = logits @ weight
             if needs[1]:
-                of_weight = logits.t() @ part if of_weight is None else of_weight.addmm_(logits.t(), part)
+                of_weight = product(logits, part, weight) if of_weight is None else of_weight.addmm_(logits.t(), part)
             if needs[2]:
                 of_bias = logits.sum(0) if of_bias is None else of_bias.add_(logits.sum(0))
         ctx.found = (of_hidden, of_weight, of_bias)
