@@ -64,13 +64,15 @@ def test_a_shared_head_is_not_what_makes_a_micro_batch_large() -> None:
 
 
 def test_what_the_optimizer_will_hold_is_counted_to_the_byte() -> None:
-    """1000 in fp32: moments 8000, sums 4000; 10 in bf16: the same and a master, 160. L2-SP: the start, 4040 more."""
+    """1000 in fp32: moments 8000, and sums 4000 of several micro-batches; 10 in bf16: the same, a master, and the room
+    for its gradient in fp32: 200. L2-SP: the start, 4040 more."""
     parameters = {"a": torch.nn.Parameter(torch.zeros(1000)), "b": torch.nn.Parameter(torch.zeros(10).bfloat16())}
-    assert rehearsing.optimizer_bytes(Trainable(parameters)) == 12_000 + 160
-    assert rehearsing.optimizer_bytes(Trainable(parameters), l2_to_start=1.0) == 16_000 + 200
+    assert rehearsing.optimizer_bytes(Trainable(parameters), several=False) == 8_000 + 160
+    assert rehearsing.optimizer_bytes(Trainable(parameters), several=True) == 12_000 + 200
+    assert rehearsing.optimizer_bytes(Trainable(parameters), several=True, l2_to_start=1.0) == 16_000 + 240
 
 
-@pytest.mark.parametrize(("device", "held"), [("cpu", 0), ("meta", 12_000)])
+@pytest.mark.parametrize(("device", "held"), [("cpu", 0), ("meta", 8_000)])
 def test_an_accelerator_holds_what_the_optimizer_will_hold_while_it_is_tried(
     monkeypatch: pytest.MonkeyPatch, device: str, held: int
 ) -> None:
@@ -88,7 +90,7 @@ def test_an_accelerator_holds_what_the_optimizer_will_hold_while_it_is_tried(
 
     gone: list[Any] = []
     model: Any = SimpleNamespace(device=torch.device(device))
-    rehearsing.rehearse_memory(model, Trainable({"a": weight}), loss, None)  # type: ignore[arg-type]
+    rehearsing.rehearse_memory(model, Trainable({"a": weight}), loss, None, several=False)  # type: ignore[arg-type]
     assert gone[0]() is None and weight.grad is None
 
 

@@ -88,7 +88,7 @@ def test_a_child_of_a_skipped_parent_is_skipped_with_the_reason() -> None:
     facts = make_facts()
     spec = make_spec(
         contestants=["zero_shot", "sft", after("lora", "sft"), after("prompt_tuning", "lora", "deep")],
-        limits={"memory_gb": 3.0},
+        limits={"memory_gb": 2.5},
     )
     plan = make_plan(spec, facts)
     assert [e.state for e in plan.entrants] == ["planned", "skipped", "skipped", "skipped"]

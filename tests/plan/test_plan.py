@@ -37,15 +37,15 @@ def test_references_are_no_default_for_free_text() -> None:
 
 
 def test_sft_is_no_default_when_memory_does_not_allow_it(facts: Facts) -> None:
-    plan = make_plan(make_spec(limits={"memory_gb": 3}), facts)
+    plan = make_plan(make_spec(limits={"memory_gb": 2.5}), facts)
     assert "sft" not in labels(plan)
     assert any(note.startswith("sft is left out: needs about") for note in plan.notes)
 
 
 def test_sft_asked_for_without_memory_is_a_skipped_row_with_the_reason(facts: Facts) -> None:
-    plan = make_plan(make_spec(contestants=["zero_shot", "sft"], limits={"memory_gb": 3}), facts)
+    plan = make_plan(make_spec(contestants=["zero_shot", "sft"], limits={"memory_gb": 2.5}), facts)
     assert plan.entrant("sft").state == "skipped"
-    assert "3.0 GB may be used" in str(plan.entrant("sft").note)
+    assert "2.5 GB may be used" in str(plan.entrant("sft").note)
 
 
 def test_zero_shot_is_added_and_said(facts: Facts) -> None:

@@ -32,7 +32,7 @@ def fit_memory(
     memory, or the kernel killed for memory while it was running (see `noted_end`): then it goes on with less.
     """
     from tailorbird.engine.memory import killed_for_memory, more_killed, out_of_memory
-    from tailorbird.engine.rehearse_memory import largest_batch, rehearse_memory
+    from tailorbird.engine.rehearse_memory import has_several, largest_batch, rehearse_memory
 
     limit = job.compute.memory_bytes if job.compute.device == "cpu" else 0  # an accelerator says itself when it is full
     path, killed = _kept(job), killed_for_memory()
@@ -59,7 +59,8 @@ def fit_memory(
         held = None
         store.write_json(path, chosen)  # before it is tried: whoever comes after a kill knows what was too much
         try:
-            peak = rehearse_memory(model, trainable, loss, largest_batch(source, steps), l2_to_start=l2_to_start)
+            batch, several = largest_batch(source, steps), has_several(source, steps)
+            peak = rehearse_memory(model, trainable, loss, batch, several=several, l2_to_start=l2_to_start)
             chosen |= {"tried": True, "peak_memory_mb": peak}
             held = _gigabytes(peak) if peak is not None and _too_much(peak, limit) else None
         except (MemoryError, RuntimeError) as error:

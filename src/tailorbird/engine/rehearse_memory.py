@@ -16,11 +16,12 @@ from tailorbird.engine.train import Loss, Trainable
 
 
 def rehearse_memory(
-    model: Model, trainable: Trainable, loss: Loss, batch: Batch, *, l2_to_start: float = 0.0
+    model: Model, trainable: Trainable, loss: Loss, batch: Batch, *, several: bool, l2_to_start: float = 0.0
 ) -> float | None:
-    """Megabytes that the training will hold at its peak; None where the system does not tell."""
+    """Megabytes that the training will hold at its peak; None where the system does not tell. several: a step has other
+    micro-batches, too, so that gradients are summed."""
     give_back_freed_memory()
-    device, later = model.device.type, optimizer_bytes(trainable, l2_to_start)
+    device, later = model.device.type, optimizer_bytes(trainable, several, l2_to_start)
     try:
         with PeakMemory(device) as peak:
             held = torch.empty(0 if device == "cpu" else later, dtype=torch.uint8, device=model.device)
@@ -34,14 +35,16 @@ def rehearse_memory(
     return None if peak.megabytes is None else peak.megabytes + (later - seen) / 2**20
 
 
-def optimizer_bytes(trainable: Trainable, l2_to_start: float = 0.0) -> int:
-    """Both moments, the sums of gradients, a master where the network computes in less than fp32, and the start."""
-    total = 0
+def optimizer_bytes(trainable: Trainable, several: bool, l2_to_start: float = 0.0) -> int:
+    """Both moments, the sums of several micro-batches' gradients, and the start; where the network computes in less
+    than fp32, a master and the room in which the largest gradient is widened."""
+    total = room = 0
     for parameter in trainable.parameters.values():
+        low = parameter.element_size() < 4
         width = max(4, parameter.element_size())
-        tensors = 3 + (parameter.element_size() < 4) + bool(l2_to_start)
-        total += parameter.numel() * width * tensors
-    return total
+        total += parameter.numel() * width * (2 + several + low + bool(l2_to_start))
+        room = max(room, parameter.numel() * width * low)
+    return total + room
 
 
 def largest_batch(source: RowSource, steps: int) -> Batch:
@@ -53,3 +56,8 @@ def largest_batch(source: RowSource, steps: int) -> Batch:
             lengths = [len(source.rows[number].ids) - source.head for number in group]  # the head stands once
             found = max(found, (sum(lengths) + len(lengths) * max(lengths), step, place))
     return source.next(found[1])[found[2]]
+
+
+def has_several(source: RowSource, steps: int) -> bool:
+    """Whether any of `steps` steps has more than one micro-batch."""
+    return any(len(source.groups(step)) > 1 for step in range(steps))

@@ -1,21 +1,33 @@
 """Peak memory of a training from shapes alone, and the micro-batch that is chosen by it.
 
-    peak      process + weights + learned x (master, two moments, sums of gradients, start)
+    peak      process + weights + the larger of the base's file, which is read, and:
+              learned x (master, two moments, start) + the largest learned tensor in fp32, if weights are in bf16
               + SLACK x (max(activations + output's gradient, learned x gradient) + logits)
+              + learned x fp32 sums of gradients, where a step has several micro-batches
     logits    vocabulary x (LOSS_ROWS positions at most in the compute dtype, which become their own gradient,
               and WIDE_ROWS of them and their probabilities in fp32)
 
 The output's gradient is there before the backward pass begins (see `kernels/cross_entropy.py`), where weights learn.
 
-Activations are what autograd keeps for the backward pass, counted layer by layer on this engine's forward of a Llama
-layer (h hidden, k key/value width, I intermediate, in elements of the compute dtype unless said otherwise):
+Activations are what autograd keeps for the backward pass, counted layer by layer on a Llama layer (h hidden, q query
+width, k key/value width, I intermediate, in elements of the compute dtype unless said otherwise). In our own blocks
+(`kernels/blocks.py`):
 
-    each token                2h in fp32 (the input of both norms), 3I (gate, its activation, up)
+    each token                2h (the input of both halves), 3I (gate, its activation, up)
     each token, weights learn or have low-rank layers: 3h + I (what linear layers look at), and with low-rank layers the
-                              rank of each; where all weights learn 2h (normalized, for the norms' own weights)
-    each padded row token     h (queries); and k twice for each token it looks back at (keys, values)
+                              rank of each
+    each padded row token     q (queries); k twice for it and for what its row looks back at (keys, values)
+    each attention weight     once, unless there are so many that they are computed again
+
+and in transformers' own layers:
+
+    each token                2h in fp32 (the input of both norms), 3I
+    each token, weights learn or have low-rank layers: as above; where all weights learn 2h (normalized, for the norms'
+                              own weights)
+    each padded row token     q; and k twice for each token it looks back at
     each attention weight     fp32, and once more in bf16; long rows instead keep keys and values for every query head
     dropout                   6h + I twice in low-rank layers (mask and product), h twice before all layers
+
     recomputed layers         h for each token and layer, and one layer in full
 
 Fitted (PROCESS_BYTES, SLACK) to SmolLM2-135M on two cores: `benchmarks/bench_memory.py`.
@@ -36,18 +48,21 @@ from tailorbird.types import BaseFacts
 PROCESS_BYTES = 550_000_000  # Python with torch and transformers loaded
 SLACK = 1.25  # of what comes and goes: rounded sizes, and what lies free between blocks in use
 LARGEST = 2.5  # standard deviations above the mean: the largest of many steps
+ROUNDED = 8  # tokens by which a row is rounded up to one of few lengths, on average, and padded within its group
+OF_LLAMA_S_KIND = ("llama", "mistral", "qwen2")  # whose layers `kernels/layers.py` recognizes
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """The largest one of a training. head: shared tokens, soft prompt included. tokens: of all rows behind the head,
-    longest: of one of them. answers: supervised tokens."""
+    longest: of one of them. answers: supervised tokens. several: its step has others, too."""
 
     head: float
     tokens: float
     rows: float
     longest: float
     answers: float
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,16 +99,34 @@ def training_bytes(
     base, width = facts.base, 2 if dtype == "bfloat16" else 4
     learned = learned_by(technique, settings, base, facts.sizes["train"])
     batch = largest_micro_batch(facts, settings, micro_batch_tokens, learned.virtual_tokens)
-    kept = activations(base, learned, batch, width, dropout=bool(settings.get("dropout")), recompute=recompute)
-    learned_width = width if learned.whole else 4
-    state = learned.parameters * (12 + (4 if learned_width == 2 else 0) + (4 if settings.get("l2_to_start") else 0))
-    if not learned.whole:
+    dropout = bool(settings.get("dropout"))
+    kept = activations(
+        base, learned, batch, width,
+        dropout=dropout, recompute=recompute, blocks=in_blocks(facts, learned, dropout=dropout),
+    )  # fmt: skip
+    gradient_width = width if learned.whole else 4
+    state = learned.parameters * (12 + (4 if settings.get("l2_to_start") else 0))
+    if batch.several:
         state += learned.parameters * 4
     if learned.whole:
-        kept += base.vocabulary * base.hidden_size * width
-    gradient = learned.parameters * learned_width
+        output = base.vocabulary * base.hidden_size
+        kept += output * width
+        state += output * 4 if width < 4 else 0
+    gradient = learned.parameters * gradient_width
     logits = logit_bytes(batch.answers, base.vocabulary, width)
-    return int(PROCESS_BYTES + base.parameters * width + state + (max(kept, gradient) + logits) * SLACK)
+    trained = state + (max(kept, gradient) + logits) * SLACK
+    return int(PROCESS_BYTES + base.parameters * width + max(trained, base.weight_bytes))
+
+
+def in_blocks(facts: Facts, learned: Learned, *, dropout: bool) -> bool:
+    """Whether the decoder layers will be computed by our own blocks."""
+    return (
+        facts.machine.device == "cpu"
+        and facts.base.model_type in OF_LLAMA_S_KIND
+        and not learned.own_layers
+        and not learned.pairs
+        and not (dropout and learned.rank)
+    )
 
 
 def logit_bytes(answers: float, vocabulary: int, width: int) -> float:
@@ -112,36 +145,55 @@ def largest_micro_batch(
     tokens = min(float(micro_batch_tokens), most)
     rows = max(1.0, min(in_step, in_step * tokens / most))
     longest = max(mean, min(tokens, lengths.longest - shared))
-    return MicroBatch(shared + virtual_tokens, max(tokens, longest), rows, longest, rows * lengths.answer)
+    several = most > micro_batch_tokens
+    return MicroBatch(shared + virtual_tokens, max(tokens, longest), rows, longest, rows * lengths.answer, several)
 
 
 def activations(
-    base: BaseFacts, learned: Learned, batch: MicroBatch, width: int, *, dropout: bool, recompute: bool
+    base: BaseFacts, learned: Learned, batch: MicroBatch, width: int, *, dropout: bool, recompute: bool, blocks: bool
 ) -> float:
     """Bytes kept for the backward pass, logits left out."""
     if recompute:
         last = replace(learned, layers=1)
-        one = activations(base, last, batch, width, dropout=dropout, recompute=False)
+        one = activations(base, last, batch, width, dropout=dropout, recompute=False, blocks=blocks)
         return one + (learned.layers or base.layers) * (batch.head + batch.tokens) * base.hidden_size * width
-    h, k, wide = base.hidden_size, base.kv_heads * base.head_dim, base.intermediate_size
+    h, wide = base.hidden_size, base.intermediate_size
     tokens = batch.head + batch.tokens
-    each = 2 * h * 4 + 3 * wide * width
+    each = 2 * h * (width if blocks else 4) + 3 * wide * width
     if learned.inputs:
         each += (3 * h + wide) * width + 7 * learned.rank * width
-    if learned.whole:
+    if learned.whole and not blocks:
         each += 2 * h * width
     if dropout and learned.rank:
         each += 2 * (6 * h + wide) * width
-    attended = learned.pairs + batch.head + batch.longest
+    q, k = base.heads * base.head_dim, base.kv_heads * base.head_dim
+    each += (q + 2 * k + 2 * wide + 2 * h) * learned.output_bytes  # of all linear layers
+    weights = 2 * h * (q + k) + 3 * h * wide
+    attention = _of_blocks(base, batch, width) if blocks else _of_own(base, learned.pairs, batch, width)
+    before = 2 * tokens * h * width if dropout and not learned.rank else 0.0
+    return (learned.layers or base.layers) * (tokens * each + attention + weights * learned.weight_bytes) + before
+
+
+def _of_blocks(base: BaseFacts, batch: MicroBatch, width: int) -> float:
+    """Bytes that attention keeps in our blocks: rows lie in groups of similar length, cut to few sizes."""
+    q, k = base.heads * base.head_dim, base.kv_heads * base.head_dim
+    padded = batch.tokens + ROUNDED * batch.rows
+    looked_back = batch.rows * batch.head + padded
+    weights = 0.0
+    if base.heads * batch.rows * batch.longest * (batch.head + batch.longest) <= EXPLICIT_WEIGHTS:
+        weights = base.heads * padded * (batch.head + padded / batch.rows)
+    return (padded * q + 2 * looked_back * k + weights) * width
+
+
+def _of_own(base: BaseFacts, pairs: int, batch: MicroBatch, width: int) -> float:
+    """Bytes that attention keeps in transformers' layers over our function: every row padded to the longest."""
+    q, k = base.heads * base.head_dim, base.kv_heads * base.head_dim
+    attended = pairs + batch.head + batch.longest
     padded = batch.rows * batch.longest
     weights = base.heads * padded * attended
-    attention = padded * h * width
     if weights > EXPLICIT_WEIGHTS:
-        attention += (2 * batch.rows * attended + padded) * h * width
-    else:
-        attention += 2 * batch.rows * attended * k * width + weights * (4 if width == 4 else 6)
-    before = 2 * tokens * h * width if dropout and not learned.rank else 0.0
-    return (learned.layers or base.layers) * (tokens * each + attention) + before
+        return padded * q * width + (2 * batch.rows * attended + padded) * q * width
+    return padded * q * width + 2 * batch.rows * attended * k * width + weights * (4 if width == 4 else 6)
 
 
 def learned_by(technique: str, settings: dict[str, Any], base: BaseFacts, rows: int) -> Learned:

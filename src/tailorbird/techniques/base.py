@@ -120,7 +120,8 @@ class Learned:
     whole: all weights of the base learn. rank: of low-rank layers beside all linear ones. inputs: linear layers must
     keep what they look at. layers: how many of the last ones the backward pass goes through; None = all.
     virtual_tokens, pairs: what stands before the text; pairs are looked back at and are no tokens. passes: FLOPs as a
-    multiple of a forward's.
+    multiple of a forward's. own_layers: its modules stand in the place of linear layers; of each they keep
+    `weight_bytes` a weight and `output_bytes` an element of its output more than a low-rank layer does.
     """
 
     parameters: int
@@ -131,6 +132,9 @@ class Learned:
     virtual_tokens: int = 0
     pairs: int = 0
     passes: float = 2.1  # forward, and a backward without gradients of the base's weights
+    own_layers: bool = False
+    weight_bytes: int = 0
+    output_bytes: int = 0
 
 
 def low_rank_learned(base: BaseFacts, rank: int) -> Learned:
