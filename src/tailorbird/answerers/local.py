@@ -107,7 +107,7 @@ class LocalAnswerer:
         if tokens + self.parts.positions + answer > self.base.context:
             raise DataError(
                 f"row {request.key or request.id}: {tokens} prompt tokens, {self.parts.positions} virtual and {answer} "
-                f"answer tokens are more than the context of {self.base.context}",
+                f"answer tokens are more than the context of {self.base.named_context}",
                 remedy="shorten the input; nothing is cut silently",
             )
 
