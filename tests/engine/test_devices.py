@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tailorbird.answerers.opening import environment
 from tailorbird.engine.divergence import Walk, divergences
 from tailorbird.engine.model import Model
 from tailorbird.engine.probe import ROUNDS, probe
@@ -50,6 +51,15 @@ def test_scores_and_divergences_take_no_float64_from_a_device_without_it(
     on_cpu, plain = figures(model), Model.logits
     monkeypatch.setattr(Model, "logits", lambda self, hidden: plain(self, hidden).as_subclass(OnMps))
     assert figures(model) == on_cpu
+
+
+def test_logits_of_another_card_are_those_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = []
+    for name in ("H100", "A10"):
+        monkeypatch.setattr("tailorbird.bases.machine.card", lambda device, name=name: name)
+        there.append(environment("cuda", "bfloat16", 1))
+        assert "device_name" not in environment("cpu", "bfloat16", 1)
+    assert there[0] != there[1] == {**there[0], "device_name": "A10"}
 
 
 def test_the_probe_waits_for_the_accelerator_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
