@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tailorbird.bases.facts import window
 from tailorbird.engine.model import Model
 from tailorbird.engine.segments import pack
 from tailorbird.errors import ResourceError
+from tailorbird.types import BaseFacts
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -41,6 +43,10 @@ def network(kind: str, **settings: Any) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(SIZES | settings)))
 
 
+def base_of(**facts: Any) -> BaseFacts:
+    return cast("BaseFacts", SimpleNamespace(folder="/bases/one", **facts))
+
+
 def logits(model: Model, row: list[int], *, head: int) -> torch.Tensor:
     """(vocabulary,) at the row's end, the row cut in a shared head and the rest."""
     batch = pack([row[head:], row[head : head + 1]], head=row[:head])
@@ -69,6 +75,16 @@ def test_tokens_of_a_prefix_count_in_the_window() -> None:
     batch = pack([list(range(3, 16))], pairs=4)  # 13 tokens and 4 pairs
     with pytest.raises(ResourceError, match="a row of 17 tokens"):
         model.forward(batch)
+
+
+def test_a_window_that_only_the_class_knows_is_refused_before_any_row() -> None:
+    """MistralConfig has one of 4096 where config.json says nothing."""
+    model, base = Model(network("mistral", max_position_embeddings=8192)), base_of(context=8192)
+    assert model.window == 4096
+    told = '(?s)see a window of 4096 tokens.*"sliding_window": 4096 into its config.json'
+    with pytest.raises(ResourceError, match=told):
+        model.check_context(base)
+    model.check_context(base_of(context=4096))
 
 
 @pytest.mark.parametrize(

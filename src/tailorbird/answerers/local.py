@@ -55,6 +55,7 @@ class LocalAnswerer:
     seen: Seen = field(default_factory=Seen)
 
     def __post_init__(self) -> None:
+        self.model.check_context(self.base)
         self._head: list[int] | None = None
         self._cached: dict[int, KeyValues | None] = {}  # by tokens of the head
         self._tries: dict[tuple[str, ...], Trie] = {}

@@ -24,6 +24,7 @@ from tailorbird.engine.precision import at_least_float32
 from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, Windows, pack
 from tailorbird.engine.sizes import LOSS_ROWS
 from tailorbird.errors import ResourceError
+from tailorbird.types import BaseFacts
 
 TESTED_TOKENS = 40  # of the self-test's longest row
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -99,6 +100,17 @@ class Model:
             soft = self.soft if self.soft_encoder is None else self.soft_encoder(batch.soft_keys)
             embedded = torch.cat([soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
+
+    def check_context(self, base: BaseFacts) -> None:
+        """Rows are admitted by the facts of the base, before anything is loaded: ResourceError where these allow more
+        than the layers do."""
+        if self.window is not None and self.window < base.context:
+            raise ResourceError(
+                f"layers of this base see a window of {self.window} tokens, of which its config.json says nothing: the "
+                f"context would be {base.context}",
+                where=base.folder,
+                remedy=f'write "sliding_window": {self.window} into its config.json, or choose another base',
+            )
 
     @torch.no_grad()
     def _window(self) -> int | None:
