@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tailorbird.testing.kills import hashes, trained
+from tailorbird.testing.kills import WAYS, hashes, trained
 
 ROWS, TUNING = 24, 8
-SETTINGS = {"epochs": 2, "batch_rows": 8, "dropout": 0.1}
+SETTINGS = {"epochs": 2, "batch_rows": 8}
 # 6 steps of 2 micro-batches, checkpoints after 2 and 4: a kill in each part of a training, and in the export.
 REAL_POINTS = ("micro-batch:5", "optimizer:4", "prune:3", "held-out:2", "publish:6", "tensors:2", "rename:9")
 
@@ -37,10 +38,10 @@ def main() -> None:
     parser.add_argument("--techniques", nargs="*", default=trained())
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--train", nargs=2, metavar=("TECHNIQUE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--train", nargs=3, metavar=("TECHNIQUE", "WAY", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.train:
-        train(asked.train[0], Path(asked.train[1]), asked.threads)
+        train(asked.train[0], WAYS[int(asked.train[1])], Path(asked.train[2]), asked.threads)
         return
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,30 +70,33 @@ def tiny(names: list[str], scratch: Path, points: int) -> list[dict[str, Any]]:
 
 
 def real(name: str, scratch: Path, points: int, threads: int) -> dict[str, Any]:
-    whole = scratch / name / "whole"
-    if (status := in_process(name, whole, threads)) != 0:
-        sys.exit(f"{name}: the undisturbed training ended with {status}")
-    wanted, trials = hashes(whole / "made"), []
-    for where in REAL_POINTS[:points]:
-        folder = scratch / name / where.replace(":", "-")
-        status = in_process(name, folder, threads, fault=f"kill@{where}")
+    wanted, trials = [], []
+    for way in range(len(WAYS)):
+        whole = scratch / name / f"whole{way}"
+        if (status := in_process(name, way, whole, threads)) != 0:
+            sys.exit(f"{name}: the undisturbed training ended with {status}")
+        wanted.append(hashes(whole / "made"))
+    for number, where in enumerate(REAL_POINTS[:points]):
+        way, folder = number % len(WAYS), scratch / name / where.replace(":", "-")
+        status = in_process(name, way, folder, threads, fault=f"kill@{where}")
         if status != -signal.SIGKILL:
             sys.exit(f"{name}: was not killed at {where} (ended with {status})")
-        if (status := in_process(name, folder, threads)) != 0:
+        if (status := in_process(name, way, folder, threads)) != 0:
             sys.exit(f"{name}: killed at {where}, it could not go on (ended with {status})")
-        point, _, number = where.partition(":")
-        trials.append({"point": point, "number": int(number), "equal": hashes(folder / "made") == wanted})
+        point, _, passes = where.partition(":")
+        equal = hashes(folder / "made") == wanted[way]
+        trials.append({"point": point, "number": int(passes), **WAYS[way], "equal": equal})
     result = {"technique": name, "trials": trials}
     say(result)
     return result
 
 
-def in_process(name: str, folder: Path, threads: int, fault: str = "") -> int:
-    command = [sys.executable, __file__, "--threads", str(threads), "--train", name, str(folder)]
+def in_process(name: str, way: int, folder: Path, threads: int, fault: str = "") -> int:
+    command = [sys.executable, __file__, "--threads", str(threads), "--train", name, str(way), str(folder)]
     return subprocess.run(command, env={**os.environ, "TAILORBIRD_FAULT": fault}).returncode
 
 
-def train(name: str, folder: Path, threads: int) -> None:
+def train(name: str, way: Mapping[str, Any], folder: Path, threads: int) -> None:
     """A short training of the default base on the demo's rows."""
     from tailorbird import tasks, techniques
     from tailorbird.bases import catalog
@@ -103,11 +107,12 @@ def train(name: str, folder: Path, threads: int) -> None:
     rows = demo_rows(ROWS + TUNING)
     base = base_facts(catalog.resolve("smollm2-135m"))
     task = tasks.build("classify", instruction="Name the topic.", labels=tasks.labels_in(rows))
-    settings = techniques.get(name).settings(SETTINGS, base, ROWS).model_dump()
-    compute = Compute(threads=threads, micro_batch_tokens=220, checkpoint_steps=2)
+    asked = {**SETTINGS, "dropout": way["dropout"]}
+    settings = techniques.get(name).settings(asked, base, ROWS).model_dump()
+    compute = Compute(dtype=way["dtype"], threads=threads, micro_batch_tokens=220, checkpoint_steps=2)
     customize(
         Job(
-            name, name, settings, dict(SETTINGS), base, task, Train(rows[:ROWS]), Tuning(rows[ROWS:]), 0, compute,
+            name, name, settings, asked, base, task, Train(rows[:ROWS]), Tuning(rows[ROWS:]), 0, compute,
             folder / "work",
         ),
         folder / "made",
@@ -143,7 +148,7 @@ def say(result: dict[str, Any]) -> None:
     where = ", ".join(f"{point} {count}" for point, count in sorted(points.items()))
     print(f"{result['technique']}: {len(trials)} kills, {len(trials) - len(different)} equal bit for bit ({where})")
     for trial in different:
-        print(f"  differs: {trial['point']} {trial['number']}")
+        print(f"  differs: {trial['point']} {trial['number']} ({trial['dtype']}, dropout {trial['dropout']})")
     sys.stdout.flush()
 
 

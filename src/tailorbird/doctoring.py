@@ -59,22 +59,25 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"base        {base['name']}: {'here' if base['present'] else 'not here'}; fits: {base['fits']}"
 
 
-def selftest(device: str) -> Iterator[Result]:
-    """The technique contract of each technique on a tiny random base, on this device: some seconds each."""
+def selftest(device: str, compute_type: str) -> Iterator[Result]:
+    """The technique contract of each technique on a tiny random base, on this device: some seconds each. In fp32, and
+    in the type that a run computes in here, where that is another."""
     from tailorbird import techniques
 
     with tempfile.TemporaryDirectory() as folder:
-        for name in techniques.NAMES:
-            yield _tried(name, device, Path(folder) / name)
+        for dtype in dict.fromkeys(("float32", compute_type)):
+            for name in techniques.NAMES:
+                yield _tried(name, device, dtype, Path(folder) / dtype / name)
 
 
-def _tried(name: str, device: str, folder: Path) -> Result:
+def _tried(name: str, device: str, dtype: str, folder: Path) -> Result:
     from tailorbird import techniques
     from tailorbird.customize import Compute
     from tailorbird.testing import make_tiny_base, technique_contract
     from tailorbird.testing.cases import CASES
 
     overfit, changed = CASES[name]
+    shown = name if dtype == "float32" else f"{name} {dtype}"
     begun = time.monotonic()
     try:
         technique_contract(
@@ -83,9 +86,9 @@ def _tried(name: str, device: str, folder: Path) -> Result:
             overfit=overfit,
             changed=changed,
             base=make_tiny_base(folder / "base", hidden=96),
-            compute=Compute(device=device, threads=SELFTEST_THREADS, checkpoint_steps=2),
+            compute=Compute(device=device, dtype=dtype, threads=SELFTEST_THREADS, checkpoint_steps=2),
         )
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return Result(name, False, f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})")
-    return Result(name, True, f"keeps the technique contract ({time.monotonic() - begun:.0f} s)")
+        return Result(shown, False, f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})")
+    return Result(shown, True, f"keeps the technique contract ({time.monotonic() - begun:.0f} s)")

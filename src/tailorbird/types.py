@@ -270,7 +270,9 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
-    """What is known of a base without loading its weights. `flops_per_token`: forward, 2 x weights met by a token."""
+    """What is known of a base without loading its weights. `flops_per_token`: forward, 2 x weights met by a token.
+
+    context: tokens that a row may have: where layers look back at a window of tokens, no more than that."""
 
     name: str
     folder: str
@@ -289,6 +291,13 @@ class BaseFacts:
     has_chat_template: bool
     model_type: str
     licence: str | None = None
+    window: int | None = None
+
+    @property
+    def named_context(self) -> str:
+        """As a refusal says it."""
+        bound = " (the sliding window of its attention)" if self.context == self.window else ""
+        return f"{self.context}{bound}"
 
     @property
     def flops_per_token(self) -> float:

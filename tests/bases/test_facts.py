@@ -271,3 +271,10 @@ def test_a_shard_that_is_missing_is_named(make_base: Any) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
     with pytest.raises(ArtifactError, match=r"gone\.safetensors is missing"):
         fingerprint(folder)
+
+
+def test_the_context_ends_where_a_layers_window_does(make_base: Any) -> None:
+    plain, windowed = base_facts(make_base("a")), base_facts(make_base("b", sliding_window=64))
+    assert (plain.context, plain.window, plain.named_context) == (256, None, "256")
+    assert (windowed.context, windowed.window) == (64, 64)
+    assert windowed.named_context == "64 (the sliding window of its attention)"

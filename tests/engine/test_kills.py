@@ -34,6 +34,7 @@ def test_killed_anywhere_and_continued_the_files_are_those_of_the_undisturbed_tr
     trials: dict[str, list[dict[str, Any]]], name: str
 ) -> None:
     assert len({trial["point"] for trial in trials[name]}) == 5
+    assert {(trial["dropout"], trial["dtype"]) for trial in trials[name]} == {(0.0, "bfloat16"), (0.1, "float32")}
     assert [trial for trial in trials[name] if not trial["equal"]] == []
 
 

@@ -107,6 +107,19 @@ def test_gradients_in_bf16_widened_in_portions_are_those_widened_at_once(
     assert all(torch.equal(small[name], large[name]) for name in large)
 
 
+def test_on_an_accelerator_portions_are_not_cut_to_the_processors_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "meta" stands for it."""
+    monkeypatch.setattr("tailorbird.engine.optimizer.WIDENED", 10)
+    monkeypatch.setattr("tailorbird.engine.optimizer.PIECE", 3)
+    optimizer = Optimizer({n: nn.Parameter(torch.zeros(8)) for n in "abc"}, weight_decay=0.0, clip=0.0)
+    assert optimizer.sums == {}
+    for device, portions, pieces in (("cpu", [["a"], ["b"], ["c"]], 3), ("meta", [["a", "b", "c"]], 1)):
+        optimizer.masters = {n: torch.zeros(8, device=device) for n in "abc"}
+        optimizer.sums = {n: torch.zeros(8, device=device, dtype=torch.bfloat16) for n in "abc"}
+        assert optimizer._portions() == portions
+        assert len(list(optimizer._parts("a"))) == pieces
+
+
 def test_the_norm_is_taken_in_fp32_of_gradients_in_bf16() -> None:
     """300,000 elements of 1 (more than a piece) have the norm 547.7226; rounded to bf16 it would be 548."""
     parameter = nn.Parameter(torch.zeros(300_000, dtype=torch.bfloat16))

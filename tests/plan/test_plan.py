@@ -189,3 +189,29 @@ def demo_plan(gflops: dict[str, float], threads: int = 2) -> Plan:
     )
     spec = make_spec(contestants=list(MEASURED), data={"examples": "x", "retention": "fast"})
     return make_plan(spec, facts)
+
+
+def test_an_accelerator_is_named_and_another_one_is_another_plan(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of one card are not another's; where there is none, what was made with one can still be looked at."""
+    from types import SimpleNamespace
+
+    from tailorbird.running.run import _card_is_the_same, _kept_probe
+    from tailorbird.running.workshop import Workshop
+
+    def planned(device: str, name: str) -> Plan:
+        return make_plan(make_spec(), replace(facts, machine=replace(MACHINE, device=device, device_name=name)))
+
+    def inputs(plan: Plan) -> dict[str, Any]:
+        shop: Any = SimpleNamespace(plan=plan, inputs=SimpleNamespace(base="sha256:00"))
+        return Workshop.compute_inputs(shop)
+
+    cpu, kept, other = planned("cpu", "EPYC"), planned("cuda", "H100"), planned("cuda", "A10")
+    assert "device_name" not in inputs(cpu)
+    assert inputs(kept) | {"device_name": "A10"} == inputs(other)
+    for here, same in (("H100", True), ("A10", False), (None, True)):
+        monkeypatch.setattr("tailorbird.bases.machine.card", lambda device, here=here: here)
+        assert _card_is_the_same(kept) is same
+        assert _card_is_the_same(cpu)
+    moved = replace(facts, machine=replace(MACHINE, device="cuda", device_name="A10", gflops={"float32": 1.0}))
+    assert _kept_probe(moved, kept).machine.gflops == {"float32": 1.0}
+    assert _kept_probe(moved, other).machine.gflops == other.gflops

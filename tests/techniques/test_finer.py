@@ -54,3 +54,48 @@ def test_only_finer_tensors_of_the_same_values_are_taken(bases: dict[str, Path])
     assert torch.equal(found[names[2]], torch.ones(1))
     assert found[names[1]].dtype == torch.float32
     assert list(Finer(bases["llama"], exact, "model", {})) == []  # fp32 itself
+
+
+@pytest.mark.parametrize(
+    ("technique", "dtype", "after"),
+    [
+        ("sft", "bfloat16", None),
+        ("sft", "float32", None),
+        ("selective", "bfloat16", None),
+        ("selective", "bfloat16", "selective"),
+        ("lora", "bfloat16", None),
+    ],
+)
+def test_what_begins_again_has_its_first_values_and_no_second_network(
+    bases: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    technique: str,
+    dtype: str,
+    after: str | None,
+) -> None:
+    """As if the lower rate had been that of the first step."""
+    from tailorbird.bases import model
+    from tailorbird.engine.standing import RATE_AFTER, Standing
+
+    keeping = {"keep_optimizer": True} if after else {}
+    parent = making.make(tmp_path / "parent", after, bases["gpt2"], dtype=dtype, **keeping) if after else None
+    loaded: list[Path] = []
+    plain = model.load_model
+    monkeypatch.setattr(model, "load_model", lambda folder, **named: loaded.append(folder) or plain(folder, **named))
+
+    def trained(name: str) -> dict[str, torch.Tensor]:
+        asked = {"epochs": 3, "schedule": "constant", "warmup_share": 0.0, **keeping}
+        made = making.make(tmp_path / name, technique, bases["gpt2"], parent, dtype=dtype, **asked)
+        return {str(f.relative_to(made)): load_file(f) for f in made.rglob("*.safetensors")}  # type: ignore[misc]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Standing, "rate_factor", RATE_AFTER)
+        expected = trained("steady")
+    whole = len(loaded)
+    monkeypatch.setattr(Standing, "exploded", property(lambda run: run.step == 3 and not run.rolled_back))
+    found = trained("again")
+    assert len(loaded) == 2 * whole
+    assert found.keys() == expected.keys()
+    for name, tensors in expected.items():
+        assert all(torch.equal(found[name][key], value) for key, value in tensors.items())

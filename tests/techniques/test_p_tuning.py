@@ -178,3 +178,21 @@ def test_a_third_of_what_passes_between_the_lstms_layers_is_dropped(bases: dict[
 def test_a_setting_without_effect_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(**asked)
+
+
+def test_an_lstm_is_run_in_the_mode_that_cudnn_goes_backward_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, modes = torch.lstm, []
+
+    def watched(
+        x: torch.Tensor, states: Any, weights: Any, biases: bool, layers: int, dropout: float, *flags: bool
+    ) -> Any:
+        modes.append((flags[0], dropout))
+        return plain(x, states, weights, biases, layers, dropout, *flags)
+
+    monkeypatch.setattr(torch, "lstm", watched)
+    tensors = {"embedding.weight": torch.randn(3, 8)}
+    for way in ("", "_reverse"):
+        tensors |= {f"lstm_head.weight_ih_l0{way}": torch.randn(16, 8), f"lstm_head.bias_ih_l0{way}": torch.randn(16)}
+        tensors |= {f"lstm_head.weight_hh_l0{way}": torch.randn(16, 4), f"lstm_head.bias_hh_l0{way}": torch.randn(16)}
+    assert encoded(tensors).shape == (3, 8)
+    assert modes == [(True, 0.0)]

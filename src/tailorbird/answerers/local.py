@@ -55,6 +55,7 @@ class LocalAnswerer:
     seen: Seen = field(default_factory=Seen)
 
     def __post_init__(self) -> None:
+        self.model.check_context(self.base)
         self._head: list[int] | None = None
         self._cached: dict[int, KeyValues | None] = {}  # by tokens of the head
         self._tries: dict[tuple[str, ...], Trie] = {}
@@ -107,7 +108,7 @@ class LocalAnswerer:
         if tokens + self.parts.positions + answer > self.base.context:
             raise DataError(
                 f"row {request.key or request.id}: {tokens} prompt tokens, {self.parts.positions} virtual and {answer} "
-                f"answer tokens are more than the context of {self.base.context}",
+                f"answer tokens are more than the context of {self.base.named_context}",
                 remedy="shorten the input; nothing is cut silently",
             )
 

@@ -34,14 +34,16 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     import torch
     import transformers
 
-    from tailorbird.bases.machine import processor
+    from tailorbird.bases.machine import card, processor
 
+    named = {} if device == "cpu" else {"device_name": card(device)}
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "system": platform.system(),
         "processor": processor(),
         "device": device,
+        **named,
         "dtype": dtype,
         "threads": threads,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _ALIASES = {
     "vocabulary": ("vocab_size",),
     "context": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
 }
+# Layers that see a window or a chunk only; and how the list of layer types calls such layers.
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+_LOCAL = ("sliding", "chunk")
 _HEADS = frozenset({"lm_head.weight", "embed_out.weight", "output.weight"})
 
 
@@ -31,7 +35,7 @@ def base_facts(folder: str | Path) -> BaseFacts:
     config = read_config(folder)
     headers = list(folder_headers(folder))
     numbers = {name: _number(config, folder, name) for name in _ALIASES}
-    heads, hidden = numbers["heads"], numbers["hidden_size"]
+    heads, hidden, seen = numbers["heads"], numbers["hidden_size"], window(config)
     return BaseFacts(
         name=name_of(folder),
         folder=str(folder),
@@ -44,13 +48,24 @@ def base_facts(folder: str | Path) -> BaseFacts:
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or hidden // heads),
         vocabulary=numbers["vocabulary"],
-        context=numbers["context"],
+        context=numbers["context"] if seen is None else min(numbers["context"], seen),
+        window=seen,
         tied_embeddings=tied(config, headers),
         weight_bytes=sum(h.end - h.begin for h in headers),
         has_chat_template=has_chat_template(folder),
         model_type=str(config.get("model_type", "unknown")),
         licence=licence(folder),
     )
+
+
+def window(config: Mapping[str, Any]) -> int | None:
+    """Tokens that the layer which sees least looks back at, itself among them; None where every layer sees all."""
+    types = config.get("layer_types")
+    local = any(word in str(kind) for kind in types for word in _LOCAL) if types else True
+    switched_on = config.get("use_sliding_window", True)
+    found = [config.get(name) for name in _WINDOWS if switched_on or name != "sliding_window"]
+    sizes = [size for size in found if isinstance(size, int) and not isinstance(size, bool) and size > 0]
+    return min(sizes, default=None) if local else None
 
 
 def name_of(folder: Path) -> str:

@@ -47,11 +47,10 @@ def torch_device(device: str = "auto") -> DeviceFacts:
     import torch
 
     kind = device.partition(":")[0]
-    if kind in ("auto", "cuda") and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        return "cuda", properties.name, properties.total_memory
-    if kind == "mps" and torch.backends.mps.is_available():
-        return "mps", "Apple GPU", memory()
+    if kind in ("auto", "cuda") and (name := card("cuda")) is not None:
+        return "cuda", name, torch.cuda.get_device_properties(0).total_memory
+    if kind == "mps" and (name := card("mps")) is not None:
+        return "mps", name, memory()
     if kind in ("auto", "cpu"):
         return "cpu", processor(), memory()
     built = "" if kind != "cuda" or torch.version.cuda else " (this build of torch is for CPU only)"
@@ -59,6 +58,16 @@ def torch_device(device: str = "auto") -> DeviceFacts:
         f"device {device!r} is not available on this machine{built}",
         remedy="leave `device` at auto, which takes CUDA where there is one and the CPU otherwise",
     )
+
+
+def card(device: str) -> str | None:
+    """The name of the accelerator that `device` means; None for the CPU, or where it is not there. Imports torch."""
+    import torch
+
+    kind = device.partition(":")[0]
+    if kind == "cuda" and torch.cuda.is_available():
+        return str(torch.cuda.get_device_properties(0).name)
+    return "Apple GPU" if kind == "mps" and torch.backends.mps.is_available() else None
 
 
 def accelerator_possible() -> bool:

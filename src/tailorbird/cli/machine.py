@@ -88,7 +88,7 @@ def doctor(
         for line in doctoring.lines(facts):
             print(line, flush=True)
     results = []
-    for result in doctoring.selftest(facts["device"]) if selftest else ():
+    for result in doctoring.selftest(facts["device"], facts["compute_type"]) if selftest else ():
         results.append(result)
         if not json_:
             print(result, flush=True)

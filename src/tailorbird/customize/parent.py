@@ -113,6 +113,7 @@ def starting_model(job: Job, technique: Technique, parent: Parent | None) -> tup
             for name, parameter in network.named_parameters():
                 parameter.copy_(exact[name])
     model = Model(network, device=compute.device)
+    model.check_context(job.base)
     Attachment(model, parts.without({"weights", *technique.folds}), learns=True).put()
     model.network.requires_grad_(False)
     return model, exact, weights

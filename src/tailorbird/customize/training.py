@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from tailorbird.techniques.base import Trained, TrainingContext
 from tailorbird.types import Message, Role, Row
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tailorbird.bases.renderer import Rendered, Renderer
     from tailorbird.engine.batches import Encoded, RowSource
     from tailorbird.engine.model import Model
@@ -61,7 +63,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     from tailorbird.bases.renderer import Renderer
     from tailorbird.engine.batches import RowSource, stream
     from tailorbird.engine.checkpoints import Checkpoints
-    from tailorbird.engine.finer import Finer
+    from tailorbird.engine.finer import Finer, Start
     from tailorbird.engine.optimizer import Schedule
     from tailorbird.engine.scoring import top_logits
     from tailorbird.engine.train import train
@@ -70,21 +72,38 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
     base_folder, compute = Path(job.base.folder), job.compute
     renderer = Renderer.from_folder(base_folder)
 
-    def begin(parent: Parent | None) -> tuple[Model, Trainable]:
-        """The model with what is trained, as training begins."""
+    def begin(parent: Parent | None) -> tuple[Model, Trainable, Finer]:
+        """The model with what is trained, as training begins, and its fp32 values as far as it holds only their
+        rounding."""
         before = _before(parent)
         model, exact, weights = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
         context = TrainingContext(generator, renderer.plain, job.task_text, before.tensors)
         trainable = technique.trainable(model, settings, context)
         known = {name: exact.pop(name) for name in trainable.parameters if name in exact}
-        trainable.masters = Finer(weights, trainable.parameters, model.network.base_model_prefix, known)
-        trainable.moments = fitting_moments(before, trainable.parameters, f"{job.parent}/{technique.state_folder}")
-        return model, trainable
+        trainable.masters = finer = Finer(weights, trainable.parameters, model.network.base_model_prefix, known)
+        trainable.moments = moments(before, trainable)
+        return model, trainable, finer
+
+    def moments(before: TrainingState, trainable: Trainable) -> Mapping[str, Tensor]:
+        return fitting_moments(before, trainable.parameters, f"{job.parent}/{technique.state_folder}")
 
     parent = read_parent(job, technique)
     epochs = _before(parent).epochs
-    model, trainable = begin(parent)
+    model, trainable, finer = begin(parent)
+    # Values that a parent's parts were folded into lie in no file: they are computed again, by a second network.
+    start = None if parent is not None and "weights" in technique.makes else Start(finer)
+
+    def restart() -> Mapping[str, Tensor]:
+        """The optimizer's state that training began with: what files hold, the parent's too, is read again."""
+        again = read_parent(replace(job, notes=[], note=lambda text: None), technique)
+        if start is None:
+            return begin(again)[1].start()
+        delta = (again.parts.delta if again is not None else None) or {}
+        start.held |= {f"master/{name}": value for name, value in delta.items()}
+        start.held |= moments(_before(again), trainable)
+        return start
+
     if parent is not None:
         parent = replace(parent, state=None)  # the optimizer takes the moments over: of sft they are a gigabyte
     model.drop_out(settings.dropout)
@@ -140,7 +159,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             l2_to_start=settings.l2_to_start,
             patience=settings.patience,
             keep_moments=settings.keep_optimizer,
-            restart=lambda: begin(read_parent(replace(job, notes=[], note=lambda text: None), technique))[1].start(),
+            restart=restart,
         )
     store.write_jsonl(job.work / "log.jsonl", best.log)
     if best.skipped:

@@ -11,12 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tailorbird.engine.precision import at_least_float32
-from tailorbird.engine.segments import DecodeStep, Segments, Several
+from tailorbird.engine.segments import DecodeStep, Segments, Several, Windows
 from tailorbird.engine.sizes import EXPLICIT_WEIGHTS
+from tailorbird.errors import ResourceError
 
 NAME = "tailorbird_segments"
+CHOOSE = "choose a Llama-, Qwen-, Mistral- or GPT-2-like base"
 BLOCK_WEIGHTS = 1_000_000  # of a block where nothing is kept: 4 MB in fp32, which stay in the cache over the passes
 LONG_HEAD = 256  # tokens of a cached head from which on its keys are not copied to every row
+# What transformers hands on to every layer and no attention computes with: positions are in the keys already.
+NO_ARITHMETIC = frozenset({"position_ids", "cache_position", "use_cache", "return_dict"})
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
@@ -141,15 +145,32 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: Segments | DecodeStep | Several | None = None,
-    **_: object,
+    segments: Segments | DecodeStep | Several | Windows | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """The function transformers calls in every layer. query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D).
 
-    `attention_mask` is None by construction (see `register`); without `segments` this is plain causal attention.
+    `attention_mask` is None by construction (see `register`); without `segments` this is plain causal attention. That
+    no row is longer than the layer's `sliding_window`, so that the window changes nothing, `Model.hidden_states` sees
+    to. Anything else that a layer asks of its attention (soft-capped scores, sinks) would change every answer: refused.
     """
     if dropout:
         raise RuntimeError("attention dropout is not supported over packed rows; the base must be in evaluation mode")
+    silent = NO_ARITHMETIC.union(name for name, value in others.items() if value is None or value is False)
+    asked = [name for name in others if name not in silent]
+    asked += ["attention_mask"] if attention_mask is not None else []
+    asked += ["is_causal=False"] if is_causal is False else []
+    if asked:
+        raise ResourceError(
+            f"the attention of this base asks for what is not computed here: {', '.join(sorted(asked))}",
+            where=type(module).__name__,
+            remedy=CHOOSE,
+        )
+    if isinstance(segments, Windows):
+        segments.found += [sliding_window] if sliding_window else []
+        segments = None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = int(getattr(module, "layer_idx", -1))
     if segments is None:

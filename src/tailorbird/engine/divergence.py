@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.engine.model import Model
+from tailorbird.engine.precision import in_float64
 from tailorbird.engine.segments import pack
 from tailorbird.engine.sizes import LOGIT_ROWS
 
@@ -52,7 +53,7 @@ def divergences(base: Attached, custom: Attached, walks: Sequence[Walk]) -> list
             p = model.logits(before[start : start + LOGIT_ROWS])
         with custom() as model:
             q = model.logits(after[start : start + LOGIT_ROWS])
-        values += divergence(p, q).double().tolist()
+        values += in_float64(divergence(p, q)).tolist()
     sums, at = [], 0
     for walk in walks:
         sums.append(sum(values[at : at + walk.positions]))

@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tailorbird.engine.attention import register
+from tailorbird.bases.facts import window
+from tailorbird.engine.attention import CHOOSE, register
 from tailorbird.engine.dropout import Dropout
 from tailorbird.engine.kernels.cross_entropy import CrossEntropy
 from tailorbird.engine.kernels.layers import Layer, compare, install, own_forwards
 from tailorbird.engine.kernels.table import look_up
 from tailorbird.engine.precision import at_least_float32
-from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, pack
+from tailorbird.engine.segments import DecodeStep, KeyValues, Packed, Segments, Several, Windows, pack
 from tailorbird.engine.sizes import LOSS_ROWS
 from tailorbird.errors import ResourceError
+from tailorbird.types import BaseFacts
 
+TESTED_TOKENS = 40  # of the self-test's longest row
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -46,6 +49,7 @@ class Model:
         self.kv: Tensor | None = None  # (layers, 2, G, pairs, D): keys and values before all tokens, after rotation
         self.dropout = Dropout(0.0)
         self.kernels = install(self.network)
+        self.window = self._window()  # tokens that the layer which sees least looks back at; None where all see all
         on_cpu = self.device.type == "cpu"  # elsewhere transformers' own layers run
         self.doubted = self.check_kernels() if self.kernels and on_cpu else []
         if verify:
@@ -97,6 +101,26 @@ class Model:
             embedded = torch.cat([soft.to(embedded.dtype), embedded], dim=0)
         return embedded.unsqueeze(0)
 
+    def check_context(self, base: BaseFacts) -> None:
+        """Rows are admitted by the facts of the base, before anything is loaded: ResourceError where these allow more
+        than the layers do."""
+        if self.window is not None and self.window < base.context:
+            raise ResourceError(
+                f"layers of this base see a window of {self.window} tokens, of which its config.json says nothing: the "
+                f"context would be {base.context}",
+                where=base.folder,
+                remedy=f'write "sliding_window": {self.window} into its config.json, or choose another base',
+            )
+
+    @torch.no_grad()
+    def _window(self) -> int | None:
+        """Asked of the layers themselves: what a config leaves out, its class fills in. A window that is in the masks
+        alone (chunks) is in the config."""
+        asked, place = Windows(), torch.zeros(1, dtype=torch.long, device=self.device)
+        self._through(self.embeddings(place).unsqueeze(0), place, asked)
+        named = window(self.network.config.to_dict())
+        return min([*asked.found, *([] if named is None else [named])], default=None)
+
     def _looked_up(self, ids: Tensor) -> Tensor:
         """(N,) -> (N, hidden)."""
         table = self.embeddings
@@ -106,7 +130,21 @@ class Model:
         return found
 
     def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep | Several) -> Tensor:
-        """embedded (1, T, hidden), positions (T,) -> final hidden states (T, hidden)."""
+        """embedded (1, T, hidden), positions (T,) -> final hidden states (T, hidden).
+
+        Raises ResourceError for a row that is longer than the attention window of a layer: see `BaseFacts.context`."""
+        if self.window is not None and (longest := int(positions.max()) + 1) > self.window:
+            raise ResourceError(
+                f"a row of {longest} tokens is longer than the sliding window of {self.window} tokens that layers of "
+                "this base see",
+                where=type(self.network).__name__,
+                remedy="shorten the rows or choose a base without a sliding window; windows are not computed here",
+            )
+        return self._through(embedded, positions, segments)
+
+    def _through(
+        self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep | Several | Windows
+    ) -> Tensor:
         result = self.body(
             inputs_embeds=embedded,
             position_ids=positions.unsqueeze(0),
@@ -114,7 +152,8 @@ class Model:
             use_cache=False,
             segments=segments,
         )
-        return result.last_hidden_state[0]
+        states: Tensor = result.last_hidden_state[0]
+        return states
 
     def forward(self, batch: Packed, places: Tensor | None = None) -> Tensor:
         """Final hidden states (T, hidden), or those at `places` (N,) alone, which can be had for less."""
@@ -221,31 +260,44 @@ class Model:
 
     @torch.no_grad()
     def self_test(self) -> None:
-        """Packed rows behind a shared head must give the logits of the model's own one-row forward.
+        """Packed rows behind a shared head must give the logits of transformers' own attention on single rows.
 
         Fails for models that mix tokens outside attention or scale their logits: refused rather than measured wrongly.
         """
-        tokens = [i % max(2, self.vocabulary - 4) + 3 for i in range(5, 14)]
-        head, rows = tokens[:3], [tokens[3:5], tokens[4:9], tokens[6:7]]
+        if getattr(self.network.config, "final_logit_softcapping", None):
+            raise ResourceError(
+                "the logits of this base are soft-capped, which is not computed here",
+                where=type(self.network).__name__,
+                remedy=CHOOSE,
+            )
+        room = min(self.window or TESTED_TOKENS, TESTED_TOKENS)
+        tokens = [5 + 7 * i % max(1, self.vocabulary - 5) for i in range(room)]
+        cut = max(1, room // 4)
+        head, rows = tokens[:cut], [tokens[cut:], tokens[cut : cut + 1], tokens[cut // 2 : room // 2]]
         batch = pack(rows, head=head, device=self.device)
         before, (self.soft, self.kv) = (self.soft, self.kv), (None, None)
         with own_forwards(self.kernels):  # whose rounding is that of the single rows
             hidden = self.forward(batch)
         self.soft, self.kv = before
-        for row, end in zip(rows, batch.ends, strict=True):
-            own = (
-                self.network(input_ids=torch.tensor([head + row], device=self.device), use_cache=False)
-                .logits[0, -1]
-                .float()
-            )
+        for row, end, own in zip(rows, batch.ends, self._eager([head + row for row in rows]), strict=True):
             ours = self.logits(hidden[end].unsqueeze(0))[0].float()
             scale = float(own.abs().max()) + 1e-6
             tolerance = 1e-3 if self.dtype != torch.bfloat16 else 0.06
             difference = float((own - ours).abs().max()) / scale
             if not difference <= tolerance:
                 raise ResourceError(
-                    f"packed rows differ from single rows on this model by {difference:.2g} of its largest logit",
+                    f"packed rows differ from single rows on this model by {difference:.2g} of its largest logit, in a "
+                    f"row of {len(head) + len(row)} tokens",
                     where=type(self.network).__name__,
-                    remedy="models that mix tokens outside attention (state space, convolution, sliding windows) or "
-                    "rescale their logits are not supported yet; choose a Llama-, Qwen-, Mistral- or GPT-2-like base",
+                    remedy="models that mix tokens outside attention (state space, convolution), attend in another way "
+                    f"or rescale their logits are not supported yet; {CHOOSE}",
                 )
+
+    def _eager(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Logits (vocabulary,) fp32 at the end of each row, by transformers' plain attention under its own masks."""
+        self.network.set_attn_implementation("eager")
+        try:
+            ids = [torch.tensor([row], device=self.device) for row in rows]
+            return [self.network(input_ids=one, use_cache=False).logits[0, -1].float() for one in ids]
+        finally:
+            self.network.set_attn_implementation(register())

@@ -21,6 +21,7 @@ from tailorbird.engine.kernels.table import forget, spend
 
 WIDENED = 4 << 20  # elements whose gradients are widened at once for AdamW: 16 MB in fp32
 PIECE = 1 << 18  # and for the norm: 1 MB
+ON_CARD = 1 << 26  # for both on an accelerator, where no cache is to be kept warm but kernels are to be few: 256 MB
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 
 
@@ -110,7 +111,7 @@ class Optimizer:
         if gradient.dtype == dtype:
             yield gradient
             return
-        for part in gradient.reshape(-1).split(PIECE):
+        for part in gradient.reshape(-1).split(_at_once(gradient, PIECE)):
             yield part.to(dtype)
 
     def step(self, learning_rate: float, scale: float) -> None:
@@ -132,13 +133,14 @@ class Optimizer:
             self.publish()
 
     def _portions(self) -> list[list[str]]:
-        """The collected names, cut so that the widened gradients of a portion stay in the cache until they are used."""
+        """The collected names, cut so that the widened gradients of a portion are few and, on the CPU, stay in the
+        cache until they are used."""
         portions: list[list[str]] = []
         room = 0
         for name in self.masters:
             if name in self.sums:
                 size = self.masters[name].numel()
-                if not portions or room + size > WIDENED:
+                if not portions or room + size > _at_once(self.masters[name], WIDENED):
                     portions.append([])
                     room = 0
                 portions[-1].append(name)
@@ -211,3 +213,7 @@ class Optimizer:
 
     def master_copy(self) -> dict[str, Tensor]:
         return {name: m.detach() for name, m in self.masters.items()}
+
+
+def _at_once(x: Tensor, on_cpu: int) -> int:
+    return on_cpu if x.device.type == "cpu" else ON_CARD

@@ -53,8 +53,8 @@ def probe(device: str, threads: int) -> Probe:
             start = time.perf_counter()
             for _ in range(10):
                 torch.nn.functional.linear(x, weight)
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
+            if device != "cpu":
+                torch.accelerator.synchronize()
             times.append((time.perf_counter() - start) / 10)
         speeds[name] = 2.0 * OUT * IN * ROWS / statistics.median(times[1:]) / 1e9
     share = (time.process_time() - used) / (time.perf_counter() - began) / threads

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tailorbird.engine.model import Model
+from tailorbird.engine.precision import in_float64
 from tailorbird.engine.segments import KeyValues, Packed, Segments, few_sizes, pack
 from tailorbird.engine.sizes import LOGIT_ROWS
 
@@ -160,8 +161,8 @@ def _sums(model: Model, hidden: Tensor, normalizers: Tensor, trie: Trie) -> Tens
     bias = getattr(model.output, "bias", None)
     if bias is not None:
         logits = logits + bias[children].float()
-    log_probabilities = (logits - normalizers[:, nodes]).double()  # (S, C)
-    return torch.stack([log_probabilities[:, path].sum(1) for path in trie.paths], dim=1).cpu()
+    log_probabilities = in_float64(logits - normalizers[:, nodes])  # (S, C)
+    return torch.stack([log_probabilities[:, path].sum(1) for path in trie.paths], dim=1)
 
 
 Marked = tuple[Sequence[int], Sequence[bool]]
@@ -196,7 +197,7 @@ def read_marked(
         stop = start + LOGIT_ROWS
         logits = model.logits(hidden[torch.tensor(places[start:stop], device=model.device)]).float()
         target = torch.tensor(targets[start:stop], device=model.device)
-        picked = torch.log_softmax(logits, -1).gather(1, target.unsqueeze(1))[:, 0].double().tolist()
+        picked = in_float64(torch.log_softmax(logits, -1).gather(1, target.unsqueeze(1))[:, 0]).tolist()
         for value, number in zip(picked, owner[start:stop], strict=True):
             sums[number] += value
     return sums

@@ -137,6 +137,13 @@ class Several:
 
 
 @dataclass
+class Windows:
+    """For a forward that only asks: plain causal attention, which notes the sliding windows of the layers in tokens."""
+
+    found: list[int] = field(default_factory=list)
+
+
+@dataclass
 class Packed:
     """A flat batch: ids (T,), positions (T,) and the segments; `ends[s]` is the flat position of row s's last token.
 

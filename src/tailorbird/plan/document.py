@@ -93,6 +93,7 @@ class Plan:
     minutes: float
     minutes_limit: float | None
     notes: tuple[str, ...] = ()
+    device_name: str = ""  # of an accelerator
 
     def as_dict(self) -> JSON:
         return asdict(self)

@@ -97,6 +97,7 @@ def make_plan(spec: Spec, facts: Facts) -> Plan:
         entrants=entrants,
         requirements=requirements,
         device=facts.machine.device,
+        device_name="" if facts.machine.device == "cpu" else facts.machine.device_name,
         dtype=dtype,
         dtype_reason=reason,
         threads=facts.machine.threads,

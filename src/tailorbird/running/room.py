@@ -33,7 +33,7 @@ class Room:
     """`before`: positions that are taken before a row begins."""
 
     renderer: Renderer
-    context: int
+    base: BaseFacts
     before: int
 
     def check(self, task: Task | None = None) -> RowCheck:
@@ -43,19 +43,19 @@ class Room:
         labels = [self.renderer.answer(words) for words in task.labels.values()] if task else []
         longest = max([(task.max_new_tokens or 0) if task else 0, *map(len, labels)])
         behind = f" behind {self.before} virtual tokens" if self.before else ""
-        context = f"the base's context is {self.context}"
+        context, limit = f"the base's context is {self.base.named_context}", self.base.context
 
         def check(row: Row) -> tuple[str, str, str] | None:
             size = sum(len(m.content.encode("utf-8", "replace")) + TURN_BYTES for m in row.messages)
-            if self.before + size + around + longest <= self.context:  # a token is a byte at least
+            if self.before + size + around + longest <= limit:  # a token is a byte at least
                 return None
             own = len(self.renderer.answer(row.answer))
             answer = longest if labels else max(own, longest)
-            if self.before + answer > self.context:
+            if self.before + answer > limit:
                 may = "the answer alone has" if answer == own else "an answer alone may have"
                 return "answer", "D29", f"{may} {answer} tokens{behind}, {context}"
             question = len(self.renderer.prompt(served.conversation(row.prompt)))
-            if self.before + question + answer > self.context:
+            if self.before + question + answer > limit:
                 may = "" if answer == own else f" (an answer may have {answer})"
                 return "prompt", "D28", f"question and answer have {question + answer} tokens{may}{behind}, {context}"
             return None
@@ -65,7 +65,7 @@ class Room:
 
 def room_of(spec: Spec, renderer: Renderer, base: BaseFacts) -> Room:
     contestants = spec.contestants or ()
-    return Room(renderer, base.context, max((_before(spec, one, base) for one in contestants), default=0))
+    return Room(renderer, base, max((_before(spec, one, base) for one in contestants), default=0))
 
 
 def _before(spec: Spec, contestant: Contestant, base: BaseFacts) -> int:

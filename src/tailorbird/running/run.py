@@ -102,10 +102,11 @@ def refuse_itself(spec: Spec, folder: Path) -> None:
 
 
 def decide(spec: Spec, material: Material, folder: RunFolder, inputs: Inputs) -> Plan:
-    """The plan: the one that is kept when nothing changed, else a new one that keeps what the probe once said."""
+    """The plan: the one that is kept when nothing changed, else a new one that keeps what the probe once said. Another
+    card is a change: it rounds otherwise, and a run is made on one."""
     path = folder.path / "plan.json"
     kept = Plan.from_dict(store.read_json(path)) if path.is_file() else None
-    if kept is not None and folder.inputs() == inputs and _techniques_are_the_same(kept):
+    if kept is not None and folder.inputs() == inputs and _techniques_are_the_same(kept) and _card_is_the_same(kept):
         plan = kept
     else:
         facts = material.facts(torch=True)
@@ -126,9 +127,18 @@ def _techniques_are_the_same(kept: Plan) -> bool:
     return all(techniques.get(name).revision == revision for name, revision in made)
 
 
+def _card_is_the_same(kept: Plan) -> bool:
+    """Or there is none here: what is made already needs none, and for the rest its absence is told."""
+    from tailorbird.bases.machine import card
+
+    return kept.device == "cpu" or card(kept.device) in (kept.device_name, None)
+
+
 def _kept_probe(facts: Facts, before: Plan) -> Facts:
     """The speeds that an earlier plan of this run was made with: a clock is asked once."""
-    same = (facts.machine.device, facts.machine.threads) == (before.device, before.threads)
+    machine = facts.machine
+    card = "" if machine.device == "cpu" else machine.device_name
+    same = (machine.device, card, machine.threads) == (before.device, before.device_name, before.threads)
     return replace(facts, machine=replace(facts.machine, gflops=before.gflops)) if same else facts
 
 

@@ -121,6 +121,7 @@ class Workshop:
         plan = self.plan
         return {
             "device": plan.device,
+            **({"device_name": plan.device_name} if plan.device_name else {}),
             "dtype": plan.dtype,
             "threads": plan.threads,
             "micro_batch_tokens": plan.micro_batch_tokens,

@@ -89,8 +89,9 @@ def encoded(tensors: Mapping[str, Tensor], drop: Callable[[str, Tensor], Tensor]
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         weights = [tensors[f"lstm_head.{kind}_l{layer}{way}"] for way in ("", "_reverse") for kind in kinds]
         zero = x.new_zeros(2, 1, weights[1].shape[1])
-        # One layer at a time: torch's own dropout between layers draws from the one global generator.
-        x = torch.lstm(x.unsqueeze(0), (zero, zero), weights, True, 1, 0.0, False, True, True)[0][0]
+        # One layer at a time: torch's own dropout between layers draws from the one global generator. In training mode,
+        # which differs in that dropout alone: cuDNN goes backward in no other.
+        x = torch.lstm(x.unsqueeze(0), (zero, zero), weights, True, 1, 0.0, True, True, True)[0][0]
         layer += 1
     number = 0
     while f"mlp_head.{number}.weight" in tensors:
