@@ -15,10 +15,8 @@ from tailorbird.engine.model import Model
 from tailorbird.engine.train import Loss, Trainable
 
 
-def rehearse_memory(
-    model: Model, trainable: Trainable, loss: Loss, batch: Batch, *, l2_to_start: float = 0.0
-) -> float | None:
-    """Megabytes that the training will hold at its peak; None where the system does not tell."""
+def rehearse_memory(model: Model, trainable: Trainable, loss: Loss, batch: Batch, *, l2_to_start: float = 0.0) -> float:
+    """Megabytes that the training will hold at its peak."""
     give_back_freed_memory()
     device, later = model.device.type, optimizer_bytes(trainable, l2_to_start)
     try:
@@ -31,7 +29,7 @@ def rehearse_memory(
             parameter.grad = None
         give_back_freed_memory()
     seen = later if device == "cuda" else 0  # by the peak; that of other accelerators is the host's alone
-    return None if peak.megabytes is None else peak.megabytes + (later - seen) / 2**20
+    return peak.megabytes + (later - seen) / 2**20
 
 
 def optimizer_bytes(trainable: Trainable, l2_to_start: float = 0.0) -> int:
