@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
@@ -35,7 +34,7 @@ def fit_memory(
     from tailorbird.engine.rehearse_memory import largest_batch, rehearse_memory
 
     limit = job.compute.memory_bytes if job.compute.device == "cpu" else 0  # an accelerator says itself when it is full
-    path, killed = _kept(job), killed_for_memory()
+    path, killed = job.fitted, killed_for_memory()
     chosen: dict[str, Any] = {"micro_batch_tokens": source.micro_batch_tokens, "recompute": job.compute.recompute}
     chosen |= {"said": [], "peak_memory_mb": None, "tried": False, "ran_out": False, "killed": killed}
     if path.is_file():
@@ -59,9 +58,10 @@ def fit_memory(
         held = None
         store.write_json(path, chosen)  # before it is tried: whoever comes after a kill knows what was too much
         try:
+            store.fault("rehearse-memory")
             peak = rehearse_memory(model, trainable, loss, largest_batch(source, steps), l2_to_start=l2_to_start)
             chosen |= {"tried": True, "peak_memory_mb": peak}
-            held = _gigabytes(peak) if peak is not None and _too_much(peak, limit) else None
+            held = _gigabytes(peak) if _too_much(peak, limit) else None
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -82,12 +82,15 @@ def noted_end(job: Job) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         noted = {"killed": {}, "ran_out": out_of_memory(error)}
-        store.write_json(_kept(job), store.read_json(_kept(job)) | noted)
+        store.write_json(job.fitted, store.read_json(job.fitted) | noted)
         raise
 
 
-def _kept(job: Job) -> Path:
-    return job.work / "memory.json"
+def after_rehearsal(job: Job) -> None:
+    """The training begins with what its rehearsal had to choose; its own largest micro-batch is yet to be tried."""
+    if job.fitted.is_file():
+        yet: dict[str, Any] = {"tried": False, "peak_memory_mb": None, "ran_out": False, "killed": {}}
+        store.write_json(job.fitted, store.read_json(job.fitted) | yet)
 
 
 def _too_much(megabytes: float | None, limit: int) -> bool:
