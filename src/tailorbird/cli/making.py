@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli.app import Debug, app, command, console, fetching, say, stop_flag
-from tailorbird.errors import SpecError, TailorbirdError
+from tailorbird.errors import ResourceError, SpecError, TailorbirdError
 
 if TYPE_CHECKING:
     from tailorbird.running import Finished
@@ -201,7 +201,8 @@ def _show(finished: Finished, spec: Path) -> None:
     print(f"\n{finished.folder / 'report.html'}")
     _say_suspects(finished.folder)
     for label, code in finished.failures.items():
-        say(f"{label} failed (exit code {code} with --strict); why: tailorbird show {finished.folder}")
+        again = "; the same command tries it again" if code == ResourceError.exit_code else ""
+        say(f"{label} failed (exit code {code} with --strict){again}; why: tailorbird show {finished.folder}")
 
 
 def _say_suspects(folder: Path) -> None:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from tailorbird.engine.model import Model
     from tailorbird.engine.train import Loss, Trainable
 
+
+class TooLarge(ResourceError):
+    """Not even the longest row alone fits, with layers computed again."""
+
+
 TOO_MUCH = "more memory than there is"
 
 
@@ -104,7 +109,7 @@ def _gigabytes(megabytes: float) -> str:
 def _take_less(
     job: Job, model: Model, source: RowSource, steps: int, chosen: dict[str, Any], held: str, limit: int
 ) -> None:
-    """Half the micro-batch, down to the longest row; then layers computed again; then ResourceError."""
+    """Half the micro-batch, down to the longest row; then layers computed again; then TooLarge."""
     from tailorbird.engine.rehearse_memory import largest_batch
 
     packed = largest_batch(source, steps).packed
@@ -119,7 +124,7 @@ def _take_less(
         said = f"the longest row alone takes {held}: activations are computed again in the backward pass"
     else:
         allowed = f", and {limit / 1e9:.1f} GB may be used" if limit else ""
-        raise ResourceError(
+        raise TooLarge(
             f"training {job.label} takes {held} with the longest row ({longest:,} tokens) alone{allowed}",
             remedy="raise limits.memory_gb if the machine has more, leave out the longest rows, "
             "or take a technique that trains less (lora, prompt_tuning) or a smaller base",
