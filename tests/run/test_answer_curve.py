@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
+from tailorbird import spec as specs
 from tailorbird import store
-from tailorbird.errors import Interrupted, NumericError, ResourceError
+from tailorbird.artifacts.learned_from import LearnedFrom, write_learned_from
+from tailorbird.data.learned import input_hash
+from tailorbird.errors import Interrupted, NumericError, ResourceError, SpecError
+from tailorbird.plan import make_plan
+from tailorbird.running.material import read_material
 from tailorbird.types import Train
 
 from .conftest import WORDS, World
@@ -128,3 +133,20 @@ def test_a_stop_or_a_full_disk_at_a_point_stops_the_run(
     failing(maker, monkeypatch, error, below=60)
     with pytest.raises(type(error)):
         scripted.run()
+
+
+def test_after_one_made_before_from_these_rows_there_is_no_curve(scripted: World, maker: Maker) -> None:
+    """Half of Train were learned from there: a point of few labels would be one of many."""
+    before = scripted.folder / "before"
+    store.write_json(before / "manifest.json", {})
+    contestants = "[zero_shot, {label: on, technique: lora, after: ./before, curve: [25, 100]}]"
+    scripted.write(contestants, split="{train: 60, tuning: 10}")
+    spec = specs.load(scripted.spec_path)
+    assert read_material(spec).met == {}
+    train = read_material(spec).splits.train
+    write_learned_from(before, LearnedFrom(frozenset(input_hash(row) for row in train[:30])))
+    material = read_material(spec)
+    known = sum(input_hash(row) in {input_hash(row) for row in train[:30]} for row in material.splits.train)
+    assert known > 0 and material.met == {"on": known}
+    with pytest.raises(SpecError, match=f"has learned from {known} of the 60 Train rows already"):
+        make_plan(spec, material.facts(torch=False))
