@@ -180,13 +180,14 @@ def run(
 
 
 def run_to_its_end(spec: Spec, runs: Path, *, fork: bool, continue_with: str) -> Finished:
-    """Runs a spec under the live view, until it ends or is stopped."""
+    """Runs a spec under the live view, until it ends, is stopped or hangs."""
+    from tailorbird.cli.watchdog import Watchdog
     from tailorbird.events import Events
     from tailorbird.reporting.live import LiveView
     from tailorbird.running import run_spec
 
-    with stop_flag(continue_with) as stop, LiveView() as view:
-        return run_spec(spec, runs=runs, fork=fork, events=Events(view), stop=stop)
+    with stop_flag(continue_with) as stop, LiveView() as view, Watchdog(continue_with) as watchdog:
+        return run_spec(spec, runs=runs, fork=fork, events=Events(view, watchdog), stop=stop)
 
 
 def _show(finished: Finished, spec: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tailorbird import store
 from tailorbird.engine.attention import register
 from tailorbird.engine.dropout import Dropout
 from tailorbird.engine.kernels.cross_entropy import CrossEntropy
@@ -107,6 +108,7 @@ class Model:
 
     def hidden_states(self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep | Several) -> Tensor:
         """embedded (1, T, hidden), positions (T,) -> final hidden states (T, hidden)."""
+        store.fault("forward")
         result = self.body(
             inputs_embeds=embedded,
             position_ids=positions.unsqueeze(0),
