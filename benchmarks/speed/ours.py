@@ -48,7 +48,7 @@ class Watch:
         self.logits += batch.places.numel()
 
     def progress(self, done: int, total: int, note: str) -> None:
-        from tailorbird.engine.memory import _host_peak_mb
+        from tailorbird.engine.memory import high_water_mark
 
         now = time.perf_counter()
         if not self.weight:
@@ -60,7 +60,7 @@ class Watch:
         if self.profile is not None:
             self.profile.step()
         if done >= self.limit or (done >= self.least and now - self.begun > self.seconds):
-            self.peak = _host_peak_mb() or 0.0
+            self.peak = high_water_mark() / 2**20
             raise Enough
         self.last = time.perf_counter()
 

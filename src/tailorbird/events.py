@@ -2,7 +2,8 @@
 
 Kinds and their fields (all optional unless a listener needs them; every event has `kind`):
 
-    run_started      name, contestants: [label], folder
+    run_started      name, contestants: [label], folder, expected: {label: seconds}; local: [label], of those that this
+                     process trains or computes the answers of
     stage_started    label, stage, total        stage: read data | probe | rehearse | customize | validation |
                                                 forgetting | drift | latency | test | report;
                                                 label None = the run itself

@@ -8,8 +8,8 @@ What is weaker elsewhere. macOS: `fsync` stops at the drive's own cache (F_FULLF
 Windows: a folder cannot be synced, so a power cut (not a kill) may undo the last rename; a rename onto a file that
 another program holds open is tried again for a second, then fails. Network folders: locking is as good as the server's.
 
-TAILORBIRD_FAULT (tests only): `kill@POINT:N` or `full@POINT:N` kills the process, or reports a full disk, at the N-th
-pass of a point named by `fault(POINT)`.
+TAILORBIRD_FAULT (tests only): `kill@POINT:N`, `full@POINT:N` or `sleep@POINT:N` kills the process, reports a full disk,
+or hangs, at the N-th pass of a point named by `fault(POINT)`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ from typing import IO, Any
 from tailorbird.errors import ArtifactError, DataError, ResourceError
 
 _passes: Counter[str] = Counter()
+passed = 0  # points in all: as long as it grows, something moves
 
 
 class DiskError(ResourceError):
@@ -39,7 +41,10 @@ class DiskError(ResourceError):
 
 
 def fault(point: str) -> None:
-    """A place where tests may kill the process or fill the disk; nothing without TAILORBIRD_FAULT."""
+    """A place that work passes, which is counted. Tests may kill the process there, fill the disk, or hang; nothing of
+    it without TAILORBIRD_FAULT."""
+    global passed
+    passed += 1
     asked = os.environ.get("TAILORBIRD_FAULT")
     if not asked:
         return
@@ -50,6 +55,8 @@ def fault(point: str) -> None:
     _passes[point] += 1
     if _passes[point] != int(count or 1):
         return
+    if action == "sleep":
+        threading.Event().wait()
     if action == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
     if sys.platform == "win32":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -293,14 +294,53 @@ def test_in_another_control_group_the_machine_s_count_goes_on(tmp_path: Path, mo
     assert more_killed(before, killed_for_memory())
 
 
-def test_a_stretch_within_another_does_not_lower_the_outer_peak() -> None:
+@pytest.fixture(params=["reset", "sampled"])
+def peaks(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which a peak is found: the kernel's mark, where it can be reset, and a look now and then."""
+    if request.param == "sampled":
+        monkeypatch.setattr(memory, "RESET", tmp_path / "proc" / "clear_refs")  # not there
+    elif not RESET.exists():
+        pytest.skip("the mark cannot be reset here")
+
+
+def hold_256_mb() -> None:
+    large = torch.ones(64 << 20)
+    time.sleep(0.2)
+    del large
+
+
+def test_a_stretch_within_another_does_not_lower_the_outer_peak(peaks: None) -> None:
     with PeakMemory() as outer:
-        large = torch.ones(64 << 20)  # 256 MB
-        del large
+        hold_256_mb()
         with PeakMemory() as inner:
             pass
-    assert outer.megabytes is not None and inner.megabytes is not None
-    assert outer.megabytes > inner.megabytes + 200 or not RESET.exists()
+    assert outer.megabytes > inner.megabytes + 200
+
+
+def test_a_peak_is_that_of_its_stretch_whatever_stood_before(peaks: None) -> None:
+    """Else one micro-batch that was too large makes every smaller one too large as well."""
+    with PeakMemory() as before:
+        hold_256_mb()
+    with PeakMemory() as after:
+        pass
+    assert 0 < after.megabytes < before.megabytes - 200
+
+
+def test_the_smaller_try_after_one_too_large_is_not_measured_by_it(peaks: None) -> None:
+    """As `fit_memory` tries them, one after another in one process."""
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    model: Any = SimpleNamespace(device=torch.device("cpu"))
+
+    def trying(megabytes: int) -> float:
+        def loss(model: Any, batch: Any) -> torch.Tensor:
+            held = torch.ones(megabytes << 18)
+            time.sleep(0.2)
+            return weight.sum() + held[0]
+
+        return rehearsing.rehearse_memory(model, Trainable({"a": weight}), loss, None)  # type: ignore[arg-type]
+
+    large, small = trying(300), trying(100)
+    assert 150 < large - small < 250
 
 
 def test_when_the_longest_row_alone_is_too_large_layers_are_computed_again(

@@ -149,3 +149,14 @@ def test_every_end_of_a_declared_range_is_a_setting_that_the_technique_takes(nam
             technique.settings({setting: value}, BASE, rows)
         default = technique.settings({}, BASE, rows).model_dump()[setting]
         assert default is None or found.holds(default), f"{name}: {setting} {default} outside {found}"
+
+
+def test_shares_of_rows_that_were_learned_from_before_are_no_curve() -> None:
+    """The parent knows them all: a point at 20 % of the labels would be one at 100 %."""
+    lora, more = {"lora": {}}, {"label": "more", "technique": "lora", "after": "lora", "curve": [20, 100]}
+    with pytest.raises(SpecError, match="`lora`, which more starts from, has learned from all Train rows already"):
+        make_plan(make_spec(contestants=["zero_shot", lora, more]), make_facts())
+    outside = {**more, "after": "runs/before:lora"}
+    said = refused(outside, met={"more": 200})
+    assert "contestants.more.curve: would not be one of labels" in said and "has learned from 200 of the 240" in said
+    assert entrant(outside, met={"more": 0}).curve == (20, 100)

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from tailorbird import spec as specs
+from tailorbird import store
+from tailorbird.artifacts.learned_from import LearnedFrom, write_learned_from
+from tailorbird.data.learned import input_hash
+from tailorbird.errors import Interrupted, NumericError, ResourceError, SpecError
+from tailorbird.plan import make_plan
+from tailorbird.running.material import read_material
 from tailorbird.types import Train
 
 from .conftest import WORDS, World
@@ -78,3 +88,65 @@ def test_without_a_curve_there_is_none(scripted: World, maker: Maker) -> None:
     scripted.write("[zero_shot, lora]")
     row = row_of(scripted.run().comparison)
     assert (row["curve"], row["tuning"]) == (None, None)
+
+
+def failing(maker: Maker, monkeypatch: pytest.MonkeyPatch, error: Exception, *, below: int) -> None:
+    """Jobs with fewer Train rows raise this."""
+
+    def customize(job: Any, out: Path) -> dict[str, Any]:
+        if job.label == "lora" and len(job.train) < below:
+            raise error
+        return maker(job, out)
+
+    monkeypatch.setattr("tailorbird.customize.customize", customize)
+
+
+def test_a_point_that_comes_to_nothing_is_left_out_and_the_contestant_stays_measured(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.write("[zero_shot, {lora: {}, curve: [25, 50, 100]}]", split="{train: 60, tuning: 10}")
+    failing(maker, monkeypatch, NumericError("loss was not finite for 5 steps in a row"), below=20)
+    finished = scripted.run()
+    row = row_of(finished.comparison)
+    assert row["state"] == "done" and finished.failures == {}
+    assert [p["share"] for p in row["curve"]["points"]] == [50, 100]
+    said = "the answer curve has no point at 25 %: loss was not finite for 5 steps in a row"
+    assert said in row["note"] and said in (finished.folder / "report.html").read_text()
+    assert any("NumericError" in path.read_text() for path in finished.folder.glob("steps/*/error.txt"))
+
+
+def test_without_any_point_but_its_own_a_contestant_has_no_curve(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.write("[zero_shot, {lora: {}, curve: [25, 100]}]", split="{train: 60, tuning: 10}")
+    failing(maker, monkeypatch, ResourceError("lora ran out of memory"), below=60)
+    row = row_of(scripted.run().comparison)
+    assert (row["state"], row["curve"]) == ("done", None)
+    assert row["note"] == "the answer curve has no point at 25 %: lora ran out of memory"
+
+
+@pytest.mark.parametrize("error", [Interrupted("stopped"), store.DiskError("the disk is full")])
+def test_a_stop_or_a_full_disk_at_a_point_stops_the_run(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    scripted.write("[zero_shot, {lora: {}, curve: [25, 100]}]", split="{train: 60, tuning: 10}")
+    failing(maker, monkeypatch, error, below=60)
+    with pytest.raises(type(error)):
+        scripted.run()
+
+
+def test_after_one_made_before_from_these_rows_there_is_no_curve(scripted: World, maker: Maker) -> None:
+    """Half of Train were learned from there: a point of few labels would be one of many."""
+    before = scripted.folder / "before"
+    store.write_json(before / "manifest.json", {})
+    contestants = "[zero_shot, {label: on, technique: lora, after: ./before, curve: [25, 100]}]"
+    scripted.write(contestants, split="{train: 60, tuning: 10}")
+    spec = specs.load(scripted.spec_path)
+    assert read_material(spec).met == {}
+    train = read_material(spec).splits.train
+    write_learned_from(before, LearnedFrom(frozenset(input_hash(row) for row in train[:30])))
+    material = read_material(spec)
+    known = sum(input_hash(row) in {input_hash(row) for row in train[:30]} for row in material.splits.train)
+    assert known > 0 and material.met == {"on": known}
+    with pytest.raises(SpecError, match=f"has learned from {known} of the 60 Train rows already"):
+        make_plan(spec, material.facts(torch=False))

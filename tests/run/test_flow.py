@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,6 +204,39 @@ def test_when_no_technique_finishes_test_stays_closed_and_the_exit_code_is_the_f
     assert finished.comparison["recommendation"]["verdict"] == "none"
     assert finished.comparison["splits"]["test_openings"] == 0
     assert ("majority", "test") not in scripted.stages()
+
+
+def test_a_contestant_that_ran_out_of_memory_is_tried_again_and_no_other(
+    scripted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is added later: when it is made after Test was opened, that is counted and marked."""
+    from tailorbird import customize as module
+
+    short, made = [True], module.customize
+
+    def customize(job: Any, out: Path) -> Any:
+        if job.label == "lora" and short:
+            raise ResourceError("lora ran out of memory")
+        return made(job, out)
+
+    monkeypatch.setattr("tailorbird.customize.customize", customize)
+    scripted.write("[majority, zero_shot, lora, sft]")
+    first = scripted.run()
+    assert (first.exit_code, first.failures) == (0, {"lora": 6})
+    same = scripted.run()
+    assert not same.again and {label for label, _ in scripted.stages() if label} == {"lora"}
+    assert stable(same.comparison) == stable(first.comparison)
+    assert same.comparison["splits"]["test_openings"] == 1
+    short.clear()
+    mended = scripted.run()
+    assert {label for label, _ in scripted.stages() if label} == {"lora"}
+    assert mended.failures == {} and mended.comparison["splits"]["test_openings"] == 2
+    rows = {row["label"]: row for row in mended.comparison["rows"]}
+    assert rows["lora"]["state"] == "done"
+    assert {label: row["after_test"] for label, row in rows.items() if label != "majority"} == {
+        "zero_shot": False, "lora": True, "sft": False,
+    }  # fmt: skip
+    assert scripted.run().again
 
 
 def test_no_contestant_meets_the_requirements_is_exit_8(scripted: World) -> None:

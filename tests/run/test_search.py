@@ -11,7 +11,8 @@ import pytest
 
 from tailorbird import spec as specs
 from tailorbird import store
-from tailorbird.errors import Interrupted, NumericError
+from tailorbird.customize.fitting import TooLarge
+from tailorbird.errors import Interrupted, NumericError, ResourceError
 from tailorbird.measure.comparison import stable
 from tailorbird.running import run_spec
 
@@ -158,6 +159,63 @@ def test_when_every_trial_fails_the_contestant_fails_with_a_table(scripted: Worl
     assert "trial 3: learning_rate" in row["note"]
     assert row["tuning"]["best"] is None
     assert len(row["tuning"]["trials"]) == 3
+
+
+def failing(maker: Maker, monkeypatch: pytest.MonkeyPatch, error: Exception, *, rate: float) -> list[bool]:
+    """Trials of `lora` above this learning rate raise this, as long as the list that is returned is not empty."""
+    so_long = [True]
+
+    def customize(job: Any, out: Path) -> dict[str, Any]:
+        if so_long and job.label == "lora" and job.settings["learning_rate"] > rate:
+            raise error
+        return maker(job, out)
+
+    monkeypatch.setattr("tailorbird.customize.customize", customize)
+    return so_long
+
+
+def test_memory_that_ran_out_in_a_trial_is_no_result_of_it(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command goes on with that trial, with less; what was tried before is not tried again."""
+    scripted.write("[zero_shot, {lora: {}, tune: {trials: 5, over: {learning_rate: null}}}]")
+    undisturbed = row_of(scripted.run().comparison)
+    spec, other = specs.load(scripted.spec_path), scripted.folder / "runs-short"
+    short = failing(maker, monkeypatch, ResourceError("lora ran out of memory"), rate=1e-3)
+    finished = run_spec(spec, runs=other)
+    assert finished.failures == {"lora": 6} and row_of(finished.comparison)["tuning"] is None
+    tried = len(jobs(maker))
+    short.clear()
+    row = row_of(run_spec(spec, runs=other).comparison)
+    assert [row[what] for what in ("tuning", "settings", "validation", "test")] == [
+        undisturbed[what] for what in ("tuning", "settings", "validation", "test")
+    ]
+    again = {id(job): job.settings["learning_rate"] for job in jobs(maker)[tried:]}
+    assert again and 5e-4 not in again.values()  # the first trial's
+
+
+def test_a_trial_that_is_too_large_for_the_memory_fails_and_the_search_goes_on(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.write("[zero_shot, {lora: {}, tune: {trials: 5, over: {learning_rate: null}}, seeds: 2}]")
+    failing(maker, monkeypatch, TooLarge("training lora takes about 9.0 GB"), rate=1e-3)
+    row = row_of(scripted.run().comparison)
+    failed = [t for t in row["tuning"]["trials"] if t["state"] == "failed"]
+    assert failed and all(t["note"] == "training lora takes about 9.0 GB" for t in failed)
+    assert row["state"] == "done" and row["settings"]["effective"]["learning_rate"] <= 1e-3
+
+
+def test_when_every_trial_is_too_large_the_exit_code_says_so_and_all_are_tried_again(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.write("[zero_shot, {lora: {}, tune: {trials: 3, over: {learning_rate: null}}}]")
+    large = failing(maker, monkeypatch, TooLarge("training lora takes about 9.0 GB"), rate=0.0)
+    finished = scripted.run()
+    assert finished.failures == {"lora": 6}
+    assert "none of 3 trials finished" in row_of(finished.comparison)["note"]
+    large.clear()
+    row = row_of(scripted.run().comparison)
+    assert row["state"] == "done" and {t["state"] for t in row["tuning"]["trials"]} <= {"done", "pruned"}
 
 
 @pytest.mark.parametrize("after", [0, 7, 14, 23, 31, 44, 60])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli.app import Debug, app, command, console, fetching, say, stop_flag
-from tailorbird.errors import SpecError, TailorbirdError
+from tailorbird.errors import ResourceError, SpecError, TailorbirdError
 
 if TYPE_CHECKING:
     from tailorbird.running import Finished
@@ -180,13 +180,14 @@ def run(
 
 
 def run_to_its_end(spec: Spec, runs: Path, *, fork: bool, continue_with: str) -> Finished:
-    """Runs a spec under the live view, until it ends or is stopped."""
+    """Runs a spec under the live view, until it ends, is stopped or hangs."""
+    from tailorbird.cli.watchdog import Watchdog
     from tailorbird.events import Events
     from tailorbird.reporting.live import LiveView
     from tailorbird.running import run_spec
 
-    with stop_flag(continue_with) as stop, LiveView() as view:
-        return run_spec(spec, runs=runs, fork=fork, events=Events(view), stop=stop)
+    with stop_flag(continue_with) as stop, LiveView() as view, Watchdog(continue_with) as watchdog:
+        return run_spec(spec, runs=runs, fork=fork, events=Events(view, watchdog), stop=stop)
 
 
 def _show(finished: Finished, spec: Path) -> None:
@@ -201,7 +202,8 @@ def _show(finished: Finished, spec: Path) -> None:
     print(f"\n{finished.folder / 'report.html'}")
     _say_suspects(finished.folder)
     for label, code in finished.failures.items():
-        say(f"{label} failed (exit code {code} with --strict); why: tailorbird show {finished.folder}")
+        again = "; the same command tries it again" if code == ResourceError.exit_code else ""
+        say(f"{label} failed (exit code {code} with --strict){again}; why: tailorbird show {finished.folder}")
 
 
 def _say_suspects(folder: Path) -> None:

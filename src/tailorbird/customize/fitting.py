@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
@@ -19,6 +18,11 @@ if TYPE_CHECKING:
     from tailorbird.engine.batches import RowSource
     from tailorbird.engine.model import Model
     from tailorbird.engine.train import Loss, Trainable
+
+
+class TooLarge(ResourceError):
+    """Not even the longest row alone fits, with layers computed again."""
+
 
 TOO_MUCH = "more memory than there is"
 
@@ -35,7 +39,7 @@ def fit_memory(
     from tailorbird.engine.rehearse_memory import has_several, largest_batch, rehearse_memory
 
     limit = job.compute.memory_bytes if job.compute.device == "cpu" else 0  # an accelerator says itself when it is full
-    path, killed = _kept(job), killed_for_memory()
+    path, killed = job.fitted, killed_for_memory()
     chosen: dict[str, Any] = {"micro_batch_tokens": source.micro_batch_tokens, "recompute": job.compute.recompute}
     chosen |= {"said": [], "peak_memory_mb": None, "tried": False, "ran_out": False, "killed": killed}
     if path.is_file():
@@ -59,10 +63,11 @@ def fit_memory(
         held = None
         store.write_json(path, chosen)  # before it is tried: whoever comes after a kill knows what was too much
         try:
+            store.fault("rehearse-memory")
             batch, several = largest_batch(source, steps), has_several(source, steps)
             peak = rehearse_memory(model, trainable, loss, batch, several=several, l2_to_start=l2_to_start)
             chosen |= {"tried": True, "peak_memory_mb": peak}
-            held = _gigabytes(peak) if peak is not None and _too_much(peak, limit) else None
+            held = _gigabytes(peak) if _too_much(peak, limit) else None
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -83,12 +88,15 @@ def noted_end(job: Job) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         noted = {"killed": {}, "ran_out": out_of_memory(error)}
-        store.write_json(_kept(job), store.read_json(_kept(job)) | noted)
+        store.write_json(job.fitted, store.read_json(job.fitted) | noted)
         raise
 
 
-def _kept(job: Job) -> Path:
-    return job.work / "memory.json"
+def after_rehearsal(job: Job) -> None:
+    """The training begins with what its rehearsal had to choose; its own largest micro-batch is yet to be tried."""
+    if job.fitted.is_file():
+        yet: dict[str, Any] = {"tried": False, "peak_memory_mb": None, "ran_out": False, "killed": {}}
+        store.write_json(job.fitted, store.read_json(job.fitted) | yet)
 
 
 def _too_much(megabytes: float | None, limit: int) -> bool:
@@ -102,7 +110,7 @@ def _gigabytes(megabytes: float) -> str:
 def _take_less(
     job: Job, model: Model, source: RowSource, steps: int, chosen: dict[str, Any], held: str, limit: int
 ) -> None:
-    """Half the micro-batch, down to the longest row; then layers computed again; then ResourceError."""
+    """Half the micro-batch, down to the longest row; then layers computed again; then TooLarge."""
     from tailorbird.engine.rehearse_memory import largest_batch
 
     packed = largest_batch(source, steps).packed
@@ -117,7 +125,7 @@ def _take_less(
         said = f"the longest row alone takes {held}: activations are computed again in the backward pass"
     else:
         allowed = f", and {limit / 1e9:.1f} GB may be used" if limit else ""
-        raise ResourceError(
+        raise TooLarge(
             f"training {job.label} takes {held} with the longest row ({longest:,} tokens) alone{allowed}",
             remedy="raise limits.memory_gb if the machine has more, leave out the longest rows, "
             "or take a technique that trains less (lora, prompt_tuning) or a smaller base",

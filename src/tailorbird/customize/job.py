@@ -31,7 +31,7 @@ class Compute:
 class Job:
     """One contestant's work. `work` survives kills and holds checkpoints and log.jsonl. `parent`: the customization
     folder it starts from; None = the base. `replay`: general talk that a training meets beside Train; a search is shown
-    none of it."""
+    none of it. `rehearses`: the `work` of the training that this one is a rehearsal of; its own is wiped."""
 
     label: str
     technique: str
@@ -51,6 +51,12 @@ class Job:
     parent: Path | None = None
     notes: list[str] = field(default_factory=list)
     replay: Replay = field(default_factory=lambda: Replay(()))
+    rehearses: Path | None = None
+
+    @property
+    def fitted(self) -> Path:
+        """What was chosen to fit memory: of a rehearsal and of the training that it is for, one file."""
+        return (self.rehearses or self.work) / "memory.json"
 
     @property
     def prompt(self) -> Prompt:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from tailorbird.customize.fitting import after_rehearsal
 from tailorbird.customize.job import Job
 from tailorbird.customize.making import customize
 from tailorbird.techniques import get
@@ -18,7 +19,8 @@ LONGEST_ROWS = 4  # in its one step: enough to find what fails; the largest batc
 def rehearse(job: Job, work: Path) -> None:
     """One step on the longest rows, exported, reopened, two rows answered: what would fail late fails now.
 
-    Raises whatever the long run would raise. Leaves nothing behind.
+    Raises whatever the long run would raise. Leaves nothing behind but `job.fitted`: killed for memory, or out of it,
+    the next rehearsal goes on with less, and the training begins with what did fit.
     """
     from tailorbird.answerers.opening import open_customization
 
@@ -38,6 +40,7 @@ def rehearse(job: Job, work: Path) -> None:
         tuning=Tuning(list(job.tuning)[:2]),
         replay=Replay(sorted(job.replay, key=_size)[-1:]),
         work=work / "work",
+        rehearses=job.work,
         notes=[],
         note=lambda text: None,
         progress=lambda done, total, note: None,
@@ -68,6 +71,7 @@ def rehearse(job: Job, work: Path) -> None:
         if len(answered) != len(rows):
             raise AssertionError("the rehearsal got fewer answers than questions")
         answerer.close()
+        after_rehearsal(job)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

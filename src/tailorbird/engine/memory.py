@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 MACHINE_EVENTS, OWN_GROUPS, GROUPS = Path("/proc/vmstat"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 LARGE = 10_000_000  # parameters
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+SAMPLE_SECONDS = 0.01
 
 
 def _glibc() -> ctypes.CDLL | None:
@@ -98,26 +100,31 @@ def _kills(file: Path) -> int | None:
 
 
 class PeakMemory:
-    """`with PeakMemory() as peak: …` then `peak.megabytes`; None where the system does not tell.
+    """`with PeakMemory() as peak: …` then `peak.megabytes`: the largest resident memory of the stretch.
 
-    Linux resets and reads the kernel's high-water mark. Elsewhere the mark of the whole process so far is read, which
-    can only be too high. On CUDA the device's own peak is added to the host's. There is one mark: a stretch within
-    another tells the outer one what stood there before it resets it.
+    Linux resets and reads the kernel's high-water mark; there is one, so a stretch within another tells the outer one
+    what stood there before it resets it. Where the mark cannot be reset (other systems, some containers) it is that of
+    the whole process so far, and says nothing of a stretch: a thread looks at what is resident then, and what stood for
+    less than SAMPLE_SECONDS may be missed. On CUDA the device's own peak is added to the host's.
     """
 
     _open: ClassVar[list[PeakMemory]] = []
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self.megabytes: float | None = None
+        self._host = self._accelerator = 0  # bytes
+        self._ended = threading.Event()
+        self._sampler: threading.Thread | None = None
+
+    @property
+    def megabytes(self) -> float:
+        return (self._host + self._accelerator) / 2**20
 
     def __enter__(self) -> PeakMemory:
-        self._read()
-        if RESET.exists():
-            try:
-                RESET.write_text("5")
-            except OSError:  # not permitted in some containers: the mark then covers the whole process
-                pass
+        self._read_all()
+        if not _reset_mark():
+            self._sampler = threading.Thread(target=self._sample, name="peak memory", daemon=True)
+            self._sampler.start()
         if self.device.startswith("cuda"):
             import torch
 
@@ -128,32 +135,43 @@ class PeakMemory:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._read()
+        self._ended.set()
+        if self._sampler is not None:
+            self._sampler.join()
+        self._read_all()
         self._open.remove(self)
 
-    def _read(self) -> None:
-        """What the mark says now, for all stretches that are open."""
-        mark = _host_peak_mb()
-        if mark is None:
-            return
-        if self.device.startswith("cuda"):
-            import torch
+    def _sample(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            self._host = max(self._host, _resident())
 
-            mark += torch.cuda.max_memory_allocated() / 2**20
+    def _read_all(self) -> None:
+        """For all stretches that are open: a reset takes away what the outer ones have not read."""
         for one in self._open:
-            one.megabytes = max(one.megabytes or 0.0, mark)
+            one._host = max(one._host, high_water_mark() if one._sampler is None else _resident())
+            if one.device.startswith("cuda"):
+                import torch
+
+                one._accelerator = max(one._accelerator, torch.cuda.max_memory_allocated())
 
 
-def _host_peak_mb() -> float | None:
-    if STATUS.exists():
-        for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    if sys.platform == "win32":
-        import psutil
+def _reset_mark() -> bool:
+    """Whether the kernel's high-water mark speaks of what comes from here on."""
+    try:
+        RESET.write_text("5")
+    except OSError:  # another system, or a container that forbids it
+        return False
+    return high_water_mark() > 0
 
-        return float(psutil.Process().memory_info().peak_wset) / 2**20
-    import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+def high_water_mark() -> int:
+    """Bytes: the most that was resident since the kernel's mark was reset; 0 where there is none."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _resident() -> int:
+    """Bytes, now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tailorbird import store
 from tailorbird.bases.facts import window
 from tailorbird.engine.attention import CHOOSE, register
 from tailorbird.engine.dropout import Dropout
@@ -145,6 +146,7 @@ class Model:
     def _through(
         self, embedded: Tensor, positions: Tensor, segments: Segments | DecodeStep | Several | Windows
     ) -> Tensor:
+        store.fault("forward")
         result = self.body(
             inputs_embeds=embedded,
             position_ids=positions.unsqueeze(0),

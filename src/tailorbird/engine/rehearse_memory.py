@@ -17,8 +17,8 @@ from tailorbird.engine.train import Loss, Trainable
 
 def rehearse_memory(
     model: Model, trainable: Trainable, loss: Loss, batch: Batch, *, several: bool, l2_to_start: float = 0.0
-) -> float | None:
-    """Megabytes that the training will hold at its peak; None where the system does not tell. several: a step has other
+) -> float:
+    """Megabytes that the training will hold at its peak. several: a step has other
     micro-batches, too, so that gradients are summed."""
     give_back_freed_memory()
     device, later = model.device.type, optimizer_bytes(trainable, several, l2_to_start)
@@ -32,7 +32,7 @@ def rehearse_memory(
             parameter.grad = None
         give_back_freed_memory()
     seen = later if device == "cuda" else 0  # by the peak; that of other accelerators is the host's alone
-    return None if peak.megabytes is None else peak.megabytes + (later - seen) / 2**20
+    return peak.megabytes + (later - seen) / 2**20
 
 
 def optimizer_bytes(trainable: Trainable, several: bool, l2_to_start: float = 0.0) -> int:

@@ -59,7 +59,8 @@ class Facts:
     """`machine.gflops` is empty where no probe has run yet (`check` imports no torch): speeds are then assumed.
     `lengths`: of all rows. `trained`: of the Train rows where a collection mixes them by shares. `replay`: of general
     conversations; their `head` is what they have in common with the rows. `unsaid`: contestants that were trained
-    nobody knows on what ("is"), or start from such a one ("starts from")."""
+    nobody knows on what ("is"), or start from such a one ("starts from"). `met`: of contestants that start from one
+    made before, how many Train rows that has learned from."""
 
     task: Task
     sizes: dict[str, int]
@@ -69,6 +70,7 @@ class Facts:
     unsaid: Mapping[str, str] = field(default_factory=dict)
     trained: Lengths | None = None
     replay: Lengths | None = None
+    met: Mapping[str, int] = field(default_factory=dict)
 
     def of_training(self, replay: float) -> Facts:
         """Sizes and lengths as a training meets them of whose rows `replay` are general conversations."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tailorbird.plan.chains import is_outside
 from tailorbird.plan.claims import Claims
 from tailorbird.plan.document import Entrant
 from tailorbird.plan.estimate import Estimate
@@ -43,6 +44,12 @@ def repeating(
 ) -> Entrant:
     """The entrant with its search, seeds and curve, and the time that they take."""
     tune = _tune(claims, contestant, technique, facts)
+    if contestant.curve and (met := _met_before(contestant, facts)):
+        claims.problem(
+            f"would not be one of labels: `{contestant.after}`, which {contestant.label} starts from, has learned from "
+            f"{met} already, so each share would be all of them; give `curve` to one that starts from the base",
+            *("contestants", contestant.label, "curve"),
+        )
     found = replace(entrant, tune=tune, seeds=contestant.seeds, curve=tuple(contestant.curve or ()))
     return replace(found, seconds=entrant.seconds + more_seconds(found, guess))
 
@@ -57,6 +64,16 @@ def more_seconds(entrant: Entrant, guess: Estimate) -> float:
         seconds += 60 * minutes if minutes else repeats + (trials - 1) * guess.making
     shares = [share / 100 for share in entrant.curve if share < 100]
     return seconds + sum(share * guess.making + guess.validation for share in shares)
+
+
+def _met_before(contestant: Contestant, facts: Facts) -> str:
+    """How many of the Train rows its parent has learned from; empty for none."""
+    if contestant.after is None:
+        return ""
+    if not is_outside(contestant.after):
+        return "all Train rows"
+    count = facts.met.get(contestant.label, 0)
+    return f"{count:,} of the {facts.sizes['train']:,} Train rows" if count else ""
 
 
 def _tune(claims: Claims, contestant: Contestant, technique: Technique, facts: Facts) -> dict[str, Any] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+import traceback
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 from tailorbird import store
 from tailorbird.data.units import random_order
+from tailorbird.errors import Interrupted, TailorbirdError
 from tailorbird.measure.answer_curve import Point, answer_curve
 from tailorbird.running.measurements import measurement_dict, read_measurement, write_outcomes
 from tailorbird.running.steps import CUSTOMIZE, MEASURE, making_inputs
@@ -33,21 +35,36 @@ def draw(shop: Workshop, work: Work) -> None:
     """Fills `work.curve`. The point of all rows is the contestant itself, over its seeds; the others have the first.
 
     A share that comes to the same rows as the one before it, or to all, is left out: with few rows a label, "at least
-    one of each" is more than the share, and a training would be compared with itself.
+    one of each" is more than the share, and a training would be compared with itself. So is one that came to nothing,
+    with a note: the contestant itself is measured.
     """
     if not work.entrant.curve:
         return
     train = shop.material.splits.train
     points: list[Point] = []
+    failed = False
     for share in work.entrant.curve[:-1]:
         part = share_of(train, share, shop.plan.seed)
         if len(part) < len(train) and (not points or len(part) > points[-1].rows):
-            points.append(Point(share, len(part), _measured(shop, work.ones[0], part, share)))
+            try:
+                points.append(Point(share, len(part), _measured(shop, work.ones[0], part, share)))
+            except (Interrupted, store.DiskError):
+                raise
+            except TailorbirdError as error:
+                if store.disk_full(error):
+                    raise
+                step = work.ones[0].keys[f"curve {share}"]
+                store.write_text(shop.steps.folder / step / "error.txt", "".join(traceback.format_exception(error)))
+                _note(work, f"the answer curve has no point at {share} %: {' '.join(str(error).split())}")
+                failed = True
     points.append(Point(100, len(train), work.measurements["validation"]))
     work.curve = answer_curve(points, shop.plan.requirements["margin"]) if len(points) > 1 else None
-    if work.curve is None:
-        said = "no answer curve: with at least one row of each label, every share of it comes to all Train rows"
-        work.made = {**work.made, "notes": [*(work.made.get("notes") or ()), said]}
+    if work.curve is None and not failed:
+        _note(work, "no answer curve: with at least one row of each label, every share of it comes to all Train rows")
+
+
+def _note(work: Work, said: str) -> None:
+    work.made = {**work.made, "notes": [*(work.made.get("notes") or ()), said]}
 
 
 def _measured(shop: Workshop, work: Work, part: Train, share: int) -> Measurement:

@@ -54,6 +54,10 @@ class RunFolder:
                 self.path.parent.rmdir()
 
     def finish(self, inputs: Inputs, exit_codes: Mapping[str, int], exit_code: int) -> None:
+        """Marks the run finished. With a contestant that failed for want of memory or the like it is not: the same
+        command tries that one again."""
+        if ResourceError.exit_code in exit_codes.values():
+            return
         codes = {"exit_codes": dict(exit_codes), "exit_code": exit_code}
         store.write_json(self.path / "finished.json", {"inputs": store.key(inputs.as_dict()), **codes})
 

@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that is known before anything is computed. `unsaid`, `trained`, `replay`: as in `Facts`."""
+    """Everything that is known before anything is computed. `unsaid`, `trained`, `replay`, `met`: as in `Facts`."""
 
     spec: Spec
     base: BaseFacts
@@ -43,6 +43,7 @@ class Material:
     unsaid: Mapping[str, str] = field(default_factory=dict)
     trained: Lengths | None = None
     replay: Lengths | None = None
+    met: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -73,7 +74,9 @@ class Material:
         return self.facts_on(machine_for(self.spec, torch=torch, probe=probe))
 
     def facts_on(self, machine: Machine) -> Facts:
-        return Facts(self.task, self.sizes, self.lengths, self.base, machine, self.unsaid, self.trained, self.replay)
+        return Facts(
+            self.task, self.sizes, self.lengths, self.base, machine, self.unsaid, self.trained, self.replay, self.met
+        )
 
     def rendered(self, count: int = RENDERED_ROWS) -> list[list[tuple[str, bool]]]:
         """Some rows as the model meets them: (token text, supervised). Of a collection the first of each source."""
@@ -133,8 +136,23 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
         replay = measure_replay(renderer, task, splits.train[0], trained.head, replayed.rows.rows)
         lengths = replace(lengths, longest=max(lengths.longest, replay.longest))
     return Material(
-        spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid, trained, replay
-    )
+        spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid, trained, replay,
+        met_before(spec, splits.train),
+    )  # fmt: skip
+
+
+def met_before(spec: Spec, train: Train) -> dict[str, int]:
+    """Of contestants that start from one made before: how many Train rows that has learned from."""
+    from tailorbird.artifacts.learned_from import read_learned_from
+    from tailorbird.data.learned import input_hash
+    from tailorbird.running.inputs import parent_folder
+
+    found = {}
+    for contestant in spec.contestants or ():
+        parent = parent_folder(spec, contestant.label, contestant.after)
+        if parent is not None and (learned := read_learned_from(parent)) is not None:
+            found[contestant.label] = sum(input_hash(row) in learned.train for row in train)
+    return found
 
 
 def learned_before(spec: Spec, base: Path) -> tuple[Learned, dict[str, str]]:

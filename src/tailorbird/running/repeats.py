@@ -66,14 +66,14 @@ def take_over(step: store.Step, trial: store.Step) -> None:
 
     Killed in between, they are gone and are made anew: to the same bytes.
     """
-    made, result = trial.folder / "customization", trial.result()
-    if step.done or not made.is_dir() or result["state"] != "done":
+    made = trial.folder / "customization"
+    if step.done or not made.is_dir() or not trial.done or trial.result()["state"] != "done":
         return
     step.begin()
     store.publish_folder(made, step.folder / "customization")
     log = trial.folder / "log.jsonl"
     store.write_jsonl(step.folder / "log.jsonl", store.read_jsonl(log) if log.is_file() else [])
-    step.finish(result["facts"])
+    step.finish(trial.result()["facts"])
 
 
 def pool(shop: Workshop, work: Work, split: str) -> None:

@@ -174,6 +174,7 @@ def announce(shop: Workshop) -> None:
         folder=str(shop.folder.path),
         metric=plan.task["metric"],
         expected={e.label: e.seconds for e in plan.planned},
+        local=[e.label for e in plan.planned if e.kind == "technique" or "adapter" in e.source],
     )
     for note in (*plan.notes, *shop.material.split_facts["warnings"], *shop.material.renderer.notes):
         shop.events.emit("note", text=note)

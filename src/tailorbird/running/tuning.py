@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.errors import Interrupted, NumericError
+from tailorbird.errors import Interrupted, NumericError, ResourceError
 from tailorbird.measure.seeds import sample_sd, t_quantile
 from tailorbird.plan import Entrant
 from tailorbird.plan.estimate import estimate
@@ -28,30 +28,32 @@ from tailorbird.types import JSON, Machine
 if TYPE_CHECKING:
     from tailorbird.customize.tuning import Search, Trial
 
+NOTHING: JSON = {"state": "done", "value": None, "facts": None, "note": None}  # of a trial, as yet
 LEAST_SHARE = 0.01  # of a trial that failed at once: its seconds are taken for a hundredth of a training
 
 
 @dataclass
 class Tried:
-    """A trial that was finished, and its step."""
+    """A trial, its step, and what is kept of it there; the step of one that was too large for the memory is undone."""
 
     trial: Trial
     step: store.Step
+    result: JSON
 
     @property
     def seconds(self) -> float:
-        return float(self.step.result()["seconds"])
+        return float(self.result["seconds"])
 
     @property
     def share(self) -> float:
         """Of its training, how much was done: less than 1 where it ended early, was given up, or failed."""
-        return float(self.step.result()["share"])
+        return float(self.result["share"])
 
 
 def tune(shop: Workshop, work: Work) -> dict[int, store.Step]:
     """Searches, and puts the best settings into `work.entrant`. Returns steps whose files can be taken over, by seed.
 
-    NumericError with a table of the trials when none of them finished.
+    With a table of the trials when none of them finished: NumericError, or ResourceError when all were too large.
     """
     from tailorbird.customize.tuning import Search
 
@@ -75,9 +77,10 @@ def tune(shop: Workshop, work: Work) -> dict[int, store.Step]:
     work.tuning = told(entrant, search, tried) | {"tuning_rows": len(shop.material.splits.tuning)}
     work.cost["tuning_seconds"] = sum(t.seconds for t in tried)
     if best is None:
-        raise NumericError(
-            f"none of {len(tried)} trials finished\n{table(tried)}", remedy="narrow what `over` searches"
-        )
+        what, remedy = f"none of {len(tried)} trials finished\n{table(tried)}", "narrow what `over` searches"
+        if not any(one.step.done for one in tried):
+            raise ResourceError(what, remedy=f"{remedy}, or raise limits.memory_gb if the machine has more")
+        raise NumericError(what, remedy=remedy)
     work.entrant = with_settings(shop, entrant, best.settings)
     repeats = repeat(shop, work, search, best) if budget.allows_repeats(work.entrant, tried) else []
     work.cost["tuning_seconds"] += sum(t.seconds for t in repeats)
@@ -108,24 +111,37 @@ def attempt(
     before: Sequence[Tried] | None,
     settings: Mapping[str, Any],
 ) -> Tried:
-    """One trial, or one repeat (`before` None: never given up). A failure is its result; a stop or full disk is not."""
+    """One trial, or one repeat (`before` None: never given up). A failure is its result. A stop, a full disk, memory
+    that ran out are not; nor is that it was too large for it: it fails, and is tried again where the run goes on.
+    """
+    from tailorbird.customize.fitting import TooLarge
     from tailorbird.customize.tuning import Trial
 
-    if not step.done:
+    if step.done:
+        result = step.result()
+    else:
         step.begin()
+        fits = True
         with shop.stage(work.label, work.part, work.entrant.steps) as progress:
-            result = _run(shop, work, step, search, before, progress)
+            try:
+                result = _run(shop, work, step, search, before, progress)
+            except TooLarge as error:
+                fits, result = False, {**NOTHING, "state": "failed", "note": _line(error), "looks": [], "share": 0.0}
         inside = step.folder / "work"
         seconds = inside / "seconds.json"
         result["seconds"] = float(store.read_json(seconds)) if seconds.is_file() else 0.0
         if (inside / "log.jsonl").is_file():
             store.write_jsonl(step.folder / "log.jsonl", store.read_jsonl(inside / "log.jsonl"))
-        step.finish(result)
-        shutil.rmtree(inside, ignore_errors=True)
-    result = step.result()
+        if fits:
+            step.finish(result)
+            shutil.rmtree(inside, ignore_errors=True)
     looks = tuple((int(percent), float(loss)) for percent, loss in result["looks"])
     number = len(before) if before is not None else -1
-    return Tried(Trial(number, dict(settings), result["state"], result["value"], looks, result["note"]), step)
+    return Tried(Trial(number, dict(settings), result["state"], result["value"], looks, result["note"]), step, result)
+
+
+def _line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())
 
 
 def _run(
@@ -150,10 +166,10 @@ def _run(
         return False
 
     job = replace(shop.job(entrant, inside, report, work.seed), judged=judged)
-    result: JSON = {"state": "done", "value": None, "facts": None, "note": None}
+    result: JSON = {**NOTHING}
     try:
         facts = customize(job, step.folder / "customization")
-    except (Interrupted, store.DiskError):
+    except (Interrupted, ResourceError):
         raise
     except Pruned:
         result["state"] = "pruned"
@@ -161,7 +177,7 @@ def _run(
         if store.disk_full(error):
             raise
         store.write_text(step.folder / "error.txt", "".join(traceback.format_exception(error)))
-        result |= {"state": "failed", "note": " ".join((str(error) or type(error).__name__).split())}
+        result |= {"state": "failed", "note": _line(error)}
     else:
         share = min(1.0, facts["steps"] / entrant.steps) if entrant.trained else 1.0
         value = facts.get("tuning_loss" if entrant.trained else "tuning_score")
