@@ -53,6 +53,7 @@ def test_score_size_and_latency_are_drawn_along_the_setting(case: Case) -> None:
     ]  # fmt: skip
     assert "1: 50 %; 5: 60 %; 20: 70 %; 50: 80 %; 100: 90 %" in source
     assert "1: 31 ms; 5: 35 ms; 20: 50 ms; 50: 80 ms; 100: 130 ms" in source
+    assert "total_virtual_tokens, logarithmic" in source
     assert "prompt_tuning: total_virtual_tokens" in Page(source).text
 
 

@@ -55,7 +55,8 @@ def chart(line: LineChart) -> Markup | None:
         if x(value) - len(text) * CHARACTER / 2 >= free:
             picture.text(x(value), BOTTOM + 16, text, "tick", "middle")
             free = x(value) + len(text) * CHARACTER / 2 + 4
-    picture.text((LEFT + RIGHT) / 2, HEIGHT - 2, line.along, "tick", "middle")
+    along = f"{line.along}, logarithmic" if _far_apart(line, points) else line.along
+    picture.text((LEFT + RIGHT) / 2, HEIGHT - 2, along, "tick", "middle")
     picture.path([(x(p.at), y(p.value)) for p in points], "curve tuning")
     for p in points:
         if p.low is not None and p.high is not None:
@@ -73,10 +74,14 @@ def _bounds(line: LineChart) -> tuple[float, float]:
     return max(line.floor, min(ends) - air), high if line.ceiling is None else min(line.ceiling, high)
 
 
+def _far_apart(line: LineChart, points: Sequence[Point]) -> bool:
+    return line.named and points[0].at > 0 and points[-1].at / points[0].at >= FAR_APART
+
+
 def _across(line: LineChart, points: Sequence[Point]) -> Callable[[float], float]:
     first, last = points[0].at, points[-1].at
     if not line.named:
         return linear(0.0, last, LEFT, RIGHT - 12)
-    if first > 0 and last / first >= FAR_APART:
+    if _far_apart(line, points):
         return logarithmic(first, last, LEFT + 12, RIGHT - 12)
     return linear(first, last, LEFT + 12, RIGHT - 12)
