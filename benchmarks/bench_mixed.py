@@ -9,6 +9,9 @@ how long a written answer gets does, so figures that are quoted come from the ta
 
 Rounds are interleaved (mixed, switching, mixed, …), medians are shown, and the largest difference of a log-probability
 between a row in the mixed batch and the row alone. All three kinds of rows together, and those with labels alone.
+
+Exit code 1 where a row is not the row alone (a log-probability that differs by more than 1e-4, another answer), or
+where mixed is less than three times as fast. Both are asked of float32; bfloat16 is too coarse for the first.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -38,10 +42,11 @@ from tailorbird.types import Answer, Message, Request
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "prompt-table"
 TASKS = ("intents", "abstracts", "sections", "grammar", "neutral", "notes", "sums")
 TRAIN = 16  # rows of a quick training
+MOST_APART, LEAST_TIMES = 1e-4, 3.0  # nats to the row alone; as fast as switching
 Queue = list[tuple[str, Request]]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--adapter", metavar="RUN:LABEL", help="With --table: a LoRA on the same base and rows.")
@@ -58,10 +63,25 @@ def main() -> None:
         print(
             f"{len(members)} customizations, {asked.dtype}, {asked.threads} threads, medians of {asked.rounds} rounds"
         )
-        for name, rows in (("all rows", queue), ("rows with labels", scored)):
+        times = [
             measure(name, rows, members, asked.rounds)
+            for name, rows in (("all rows", queue), ("rows with labels", scored))
+        ]
         difference, other = differences(queue, members)
         print(f"largest |difference| of a log-probability to the row alone: {difference:.2g}; other answers: {other}")
+    return verdict(times, difference, other)
+
+
+def verdict(times: Sequence[float], difference: float, other: int) -> int:
+    """The exit code, what is asked and was not met being said."""
+    missed = []
+    if difference > MOST_APART or other:
+        missed.append(f"rows are not as they are alone: {difference:.2g} nats apart, {other} other answers")
+    if min(times) < LEAST_TIMES:
+        missed.append(f"mixed is {min(times):.2f} times as fast as switching, {LEAST_TIMES:g} are asked")
+    for line in missed:
+        print(line)
+    return 1 if missed else 0
 
 
 def opened(asked: Any, materials: dict[str, Material], scratch: Path) -> dict[str, LocalAnswerer]:
@@ -114,7 +134,8 @@ def shuffled(materials: dict[str, Material], owners: Sequence[str], count: int) 
     return queue
 
 
-def measure(name: str, queue: Queue, members: dict[str, LocalAnswerer], rounds: int) -> None:
+def measure(name: str, queue: Queue, members: dict[str, LocalAnswerer], rounds: int) -> float:
+    """How many times as fast the mixed queue is."""
     mixture = MixedAnswerer(members)
 
     def mixed() -> list[Answer]:
@@ -140,6 +161,7 @@ def measure(name: str, queue: Queue, members: dict[str, LocalAnswerer], rounds: 
         f"switching {other:.2f} s ({len(queue) / other:.1f} rows/s): {other / one:.2f} x",
         flush=True,
     )
+    return other / one
 
 
 def timed(way: Callable[[], object]) -> float:
@@ -167,4 +189,4 @@ def differences(queue: Queue, members: dict[str, LocalAnswerer]) -> tuple[float,
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -44,8 +44,9 @@ def row(rng: random.Random, length: int | None = None) -> tuple[list[int], list[
     return [*(FIRST + s for s in body), MARKER], [FIRST + (body[-1] + step) % SYMBOLS for step in STEP]
 
 
-def make_base(folder: Path, shape: str, steps: int, longest: int) -> None:
-    """A tiny base that obeys its controls: answer and end behind the marker, controls before the text."""
+def make_base(folder: Path, shape: str, steps: int, longest: int) -> list[int]:
+    """A tiny base that obeys its controls: answer and end behind the marker, controls before the text. Returns how many
+    tokens the longest text of each step had."""
     import torch
     from torch.nn import functional as F
     from transformers import AutoModelForCausalLM
@@ -55,6 +56,7 @@ def make_base(folder: Path, shape: str, steps: int, longest: int) -> None:
     make_tiny_base(folder, shape, hidden=64)  # type: ignore[arg-type]
     network = AutoModelForCausalLM.from_pretrained(str(folder))
     adam, rng = torch.optim.AdamW(network.parameters(), lr=3e-3), random.Random(0)
+    widths: list[int] = []
     for step in range(steps):
         for group in adam.param_groups:
             group["lr"] = 3e-3 * (1.0 - step / steps)
@@ -64,8 +66,9 @@ def make_base(folder: Path, shape: str, steps: int, longest: int) -> None:
             text, answers = row(rng) if step % 2 else row(rng, rng.randint(4, longest))
             texts.append([*[control] * VIRTUAL, *text, answers[control], END])
             places.append(len(texts[-1]) - 3)  # of the marker; causal: what is padded behind the end is not seen
-        longest = max(map(len, texts))
-        ids = torch.tensor([text + [PAD] * (longest - len(text)) for text in texts])
+        width = max(map(len, texts))
+        widths.append(width)
+        ids = torch.tensor([text + [PAD] * (width - len(text)) for text in texts])
         logits = network(input_ids=ids).logits
         rows, at = torch.arange(len(texts)), torch.tensor(places)
         loss = F.cross_entropy(logits[rows, at], ids[rows, at + 1])
@@ -74,6 +77,7 @@ def make_base(folder: Path, shape: str, steps: int, longest: int) -> None:
         loss.backward()
         adam.step()
     network.save_pretrained(str(folder))
+    return widths
 
 
 def make_soft_prompt(folder: Path, base: Path, work: Path, epochs: int) -> None:
@@ -254,7 +258,8 @@ def experiment(
     set_threads(torch.get_num_threads())
     base, adapter = folder / "base", folder / "adapter"
     torch.manual_seed(0)
-    make_base(base, shape, base_steps, longest)
+    widths = make_base(base, shape, base_steps, longest)
+    assert max(widths[base_steps // 2 :]) >= longest, "late in its training the base meets short texts only"
     make_soft_prompt(adapter, base, folder / "work", epochs)
     rng = random.Random(3)
     asked = [row(rng) for _ in range(rows)]

@@ -10,6 +10,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import bench_padding
 
 
+def test_the_base_meets_long_texts_to_the_end(tmp_path: Path) -> None:
+    widths = bench_padding.make_base(tmp_path / "base", "llama", steps=20, longest=60)
+    assert max(widths[:10]) >= 60 <= max(widths[10:])
+
+
 def test_the_same_soft_prompt_is_as_good_among_long_mates_as_alone(tmp_path: Path) -> None:
     found = bench_padding.experiment(tmp_path, "llama", rows=48, base_steps=300, longest=15, epochs=4)
     alone = found["accuracy"]["ours, forward"]["None"]

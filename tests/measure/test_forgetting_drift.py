@@ -18,7 +18,8 @@ def test_it_is_the_mean_over_tokens_not_over_prompts() -> None:
 
 
 def test_the_same_function_is_exactly_zero_with_no_width() -> None:
-    assert drift([0.0] * 60, [48] * 60) == {"value": 0.0, "low": 0.0, "high": 0.0, "prompts": 60, "tokens": 2880}
+    found = drift([0.0] * 60, [48] * 60, left_out=3)
+    assert found == {"value": 0.0, "low": 0.0, "high": 0.0, "prompts": 60, "tokens": 2880, "left_out": 3}
 
 
 def test_the_interval_narrows_with_prompts_and_is_repeatable() -> None:

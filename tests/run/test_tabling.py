@@ -258,19 +258,66 @@ def test_a_task_is_trained_on_and_what_comes_out_is_its_next_version(folder: Pat
     from tailorbird.running import run_spec
 
     overrides = [f"split={SPLIT}", "contestants.words.epochs=1", "limits.threads=1", "data.retention=fast"]
-    ways = [tmp_path / "later.csv"]
-    for number, source in enumerate(ways, start=2):
-        spec, label = tabling.continuation(table, "words", source, overrides)
-        assert {c.label: c.after for c in spec.contestants or ()}[label] == str(first.folder.resolve())
-        finished = run_spec(spec, runs=tmp_path / "runs")
-        rows = {row["label"]: row for row in finished.comparison["rows"]}
-        assert rows["before"]["state"] == "done"
-        added = tabling.go_on(table, "words", finished, label)
-        assert (added.new, added.version.number) == (True, number)
-        assert added.version.manifest.parent is not None
-        assert added.version.manifest.parent["identity"] == first.manifest.identity
-        assert tabling.go_on(table, "words", finished, label).new is False
+    spec, label = tabling.continuation(table, "words", tmp_path / "later.csv", overrides)
+    assert {c.label: c.after for c in spec.contestants or ()}[label] == str(first.folder.resolve())
+    finished = run_spec(spec, runs=tmp_path / "runs")
+    rows = {row["label"]: row for row in finished.comparison["rows"]}
+    assert rows["before"]["state"] == "done"
+    added = tabling.go_on(table, "words", finished, label)
+    assert (added.new, added.version.number) == (True, 2)
+    assert added.version.manifest.parent is not None
+    assert added.version.manifest.parent["identity"] == first.manifest.identity
+    assert tabling.go_on(table, "words", finished, label).new is False
     assert PromptTable.open(table).find(first.name) == first
+    release()
+
+
+def bytes_of(table: Path) -> dict[str, str]:
+    files = (p for p in table.rglob("*") if p.is_file() and p.name != ".lock")
+    return {p.relative_to(table).as_posix(): store.sha256_file(p) for p in files}
+
+
+@pytest.mark.parametrize(
+    ("technique", "settings"),
+    [
+        ("prompt_tuning", ""),
+        ("p_tuning", ", encoder: mlp, encoder_hidden_size: 16"),
+        ("p_tuning", ", encoder: lstm, encoder_hidden_size: 16"),
+        ("prefix_tuning", ""),
+    ],
+    ids=["prompt tuning", "p-tuning, MLP", "p-tuning, LSTM", "prefix tuning"],
+)
+def test_training_others_in_a_table_and_on_leaves_a_task_s_bytes_and_answers(
+    folder: Path, tmp_path: Path, technique: str, settings: str
+) -> None:
+    """Another task is trained on the same base and put in, and then trained on, as a user does both."""
+    from tailorbird.running import run_spec
+
+    table = tmp_path / "table"
+    tabling.add(table, f"{folder}/table:words")
+    before = bytes_of(table), [(a, a.scores) for a in loading.load(f"{table}:words").classify(TEXTS)]
+
+    def unchanged() -> bool:
+        now = {name: digest for name, digest in bytes_of(table).items() if not name.startswith("prompt_table/other")}
+        answers = [(a, a.scores) for a in loading.load(f"{table}:words").classify(TEXTS)]
+        return (now, answers) == before
+
+    write_rows(tmp_path / "rows.csv", seed=5)
+    write_rows(tmp_path / "later.csv", seed=9)
+    other = World(tmp_path, "other.yaml")
+    other.write(f"[{{label: other, {technique}: {{{SOFT}, total_virtual_tokens: 3{settings}}}}}]", split=SPLIT)
+    other.run()
+    first = tabling.add(table, f"{tmp_path}/runs/other:other").version
+    assert unchanged()
+
+    overrides = [f"split={SPLIT}", "contestants.other.epochs=1", "limits.threads=1", "data.retention=fast"]
+    spec, label = tabling.continuation(table, "other", tmp_path / "later.csv", overrides)
+    added = tabling.go_on(table, "other", run_spec(spec, runs=tmp_path / "runs"), label)
+    assert (added.new, added.version.number) == (True, 2)
+    assert (added.version.manifest.parent or {})["identity"] == first.manifest.identity
+    tensors = [(version.folder / "adapter_model.safetensors").read_bytes() for version in (first, added.version)]
+    assert tensors[0] != tensors[1]  # it was trained
+    assert unchanged()
     release()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tailorbird import techniques
+from tailorbird.bases.renderer import Renderer
 from tailorbird.customize import Compute
 from tailorbird.engine.model import Model
 from tailorbird.engine.train import Trainable
@@ -16,6 +20,7 @@ from tailorbird.techniques.lora import Lora, LoraSettings
 from tailorbird.testing import make_tiny_base, technique_contract
 from tailorbird.testing.cases import CASES
 from tailorbird.testing.contract import _Bench
+from tailorbird.types import Stop
 
 STORIES = Path(__file__).parents[1] / "fixtures" / "stories260k"
 OVERFIT: dict[str, dict[str, Any]] = {  # learn eight rows by heart; quicker than on a random base
@@ -40,6 +45,33 @@ def test_contract(name: str, tmp_path: Path) -> None:
     overfit, (_, changed) = OVERFIT[name], CASES[name]
     technique = techniques.get(name)
     technique_contract(technique, tmp_path, base=STORIES, overfit=overfit, changed=changed)
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same base with an end of turn that it can say: in its own pretraining that token was never met, nor were some
+    two hundred bytes, whose embeddings are one and the same row, so that no hidden state tells them apart."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("ending") / "base"
+    shutil.copytree(STORIES, folder)
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors["model.embed_tokens.weight"]
+    (end,) = Renderer.from_folder(folder).end_ids
+    own = torch.randn(table.shape[1], generator=torch.Generator().manual_seed(0))
+    table[end] = own * table[end].norm() / own.norm()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in techniques.NAMES if techniques.get(name).trained])
+def test_eight_rows_learned_by_heart_are_written_word_for_word_and_end(name: str, ending: Path, tmp_path: Path) -> None:
+    bench = _Bench(techniques.get(name), tmp_path, ending, Compute(), lambda text: None)
+    bench.overfits(OVERFIT[name])
+    requests = [replace(bench.task.request(row), candidates=(), max_new_tokens=12) for row in bench.rows]
+    answers = bench.answers(bench.trained, requests)
+    assert [answer.text for answer in answers] == [row.label for row in bench.rows]
+    assert [answer.stop for answer in answers] == [Stop.END] * 8
 
 
 class Deaf(Lora):

@@ -177,10 +177,12 @@ class LocalAnswerer:
         return self._log_probabilities(rows)
 
     def bits(self, texts: Sequence[str]) -> Iterator[float]:
-        """Bits to code each text (its tokens but the first) as plain text, with the customization in place."""
+        """Bits to code each text (its tokens but the first) as plain text, with the customization in place. DataError
+        for one that is longer than the context: bits of a part of it are not bits of the text."""
         rows: list[Marked] = []
-        for text in texts:
-            ids = self.renderer.plain(text)[: self.base.context - self.parts.positions]
+        for number, text in enumerate(texts):
+            ids = self.renderer.plain(text)
+            self._check_context(f"text {number}", len(ids))
             rows.append((ids, [False] + [True] * (len(ids) - 1)))
         for value in self._log_probabilities(rows):
             yield -value / math.log(2.0)
@@ -199,10 +201,22 @@ class LocalAnswerer:
         return walks
 
     def kl(self, walks: Sequence[Walk], base: LocalAnswerer) -> Iterator[float]:
-        """Sum of KL(base || this) over the positions of each walk, nats, with this customization's parts in place."""
+        """Sum of KL(base || this) over the positions of each walk, nats, with this customization's parts in place.
+        DataError for a walk that is longer than the context."""
+        for number, walk in enumerate(walks):
+            self._check_context(f"walk {number}", len(walk.ids))
         for batch in cut(walks, lambda walk: self._size(walk.ids), self.batch_tokens):
             yield from divergences(base.attached, self.attached, batch)
         give_back_freed_memory()
+
+    def _check_context(self, what: str, tokens: int) -> None:
+        """DataError where the tokens of a text do not fit behind the virtual ones."""
+        if tokens + self.parts.positions > self.base.context:
+            raise DataError(
+                f"{what}: {tokens} tokens behind {self.parts.positions} virtual ones are more than the context of "
+                f"{self.base.context}",
+                remedy="cut the text before it is given; both sides of a comparison have to be given the same one",
+            )
 
     def _size(self, ids: Sequence[int]) -> Size:
         return Size(None, len(ids), context=self.parts.positions)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tailorbird.engine.train import Best, Trainable
     from tailorbird.tasks import Task
 
+NAMED_STILL = 3  # tensors without a gradient, named in a note
+
 
 def encode(renderer: Renderer, task: Task, prompt: Prompt, row: Row, context: int) -> Encoded:
     """The row as it is trained on: rendered as served, only the wanted assistant turns supervised. `context`: what is
@@ -187,6 +189,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         "train_tokens": sum(len(row.ids) for row in rows.met(best.steps)),
         "supervised_tokens": sum(sum(row.supervised) for row in rows.met(best.steps)),
         "trainable_parameters": trainable.count,
+        "updated_parameters": sum(best.updated.values()),
         "shared_head_tokens": rows.head,
         "skipped_steps": best.skipped,
         "micro_batch_tokens": rows.micro_batch_tokens,
@@ -214,6 +217,9 @@ def _say_what_is_off(job: Job, settings: Any, rows: RowSource) -> None:
 
 
 def _check_moved(job: Job, best: Best) -> None:
-    """A training that changed nothing is said, not sold."""
+    """A training that changed nothing is said, not sold; so is a tensor that the loss does not depend on."""
     if all(entry.get("loss") is None for entry in best.log):
         job.say("no step could be applied: nothing was learned")
+    elif still := [name for name, count in best.updated.items() if not count]:
+        named = ", ".join(still[:NAMED_STILL]) + (", …" if len(still) > NAMED_STILL else "")
+        job.say(f"{len(still)} of {len(best.updated)} trained tensors never had a gradient: {named}")

@@ -183,6 +183,12 @@ class Optimizer:
                 tensors[f"{part}/{name}"] = value if isinstance(value, Tensor) else torch.tensor(float(value))
         return tensors
 
+    def updated(self) -> dict[str, int]:
+        """How many elements of each parameter have ever had a gradient: those whose second moment is not 0."""
+        none = torch.zeros(())
+        squares = {name: self.adam.state.get(m, {}).get("exp_avg_sq", none) for name, m in self.masters.items()}
+        return {name: int(torch.count_nonzero(square)) for name, square in squares.items()}
+
     def moments(self) -> dict[str, Tensor]:
         """Copies of both moments and the number of updates of every parameter; zeros where it was never updated."""
         found: dict[str, Tensor] = {}

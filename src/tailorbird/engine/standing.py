@@ -28,7 +28,7 @@ class Best:
     """The masters to export, the step they come from and its held-out loss (None without Tuning rows).
 
     steps: how many the training took in the end. rolled_back: (from step, to step), if it went back once. moments: the
-    optimizer's state at the best point, where it is kept.
+    optimizer's state at the best point, where it is kept. updated: as `Optimizer.updated`, at the end.
     """
 
     tensors: dict[str, Tensor]
@@ -39,6 +39,7 @@ class Best:
     steps: int
     rolled_back: tuple[int, int] | None = None
     moments: dict[str, Tensor] = field(default_factory=dict)
+    updated: dict[str, int] = field(default_factory=dict)
 
 
 class Standing:
@@ -162,6 +163,7 @@ class Standing:
         if self.best_step is None:
             raise NumericError("the held-out loss was never finite", remedy="lower learning_rate")
         moments = self._moments() if self.best_step == self.step else {}
+        updated = self.optimizer.updated()
         self.optimizer.release()
         if self.best_step == self.step:
             tensors = {name: tensor.clone() for name, tensor in self.optimizer.master_copy().items()}
@@ -177,7 +179,7 @@ class Standing:
             moments = found[0]
         return Best(
             tensors, self.best_step, self.best_loss, self.log, self.skipped, self.step, self.rolled_back,
-            moments,
+            moments, updated,
         )  # fmt: skip
 
     # --- saving -----------------------------------------------------------------------------------

@@ -41,8 +41,10 @@ def drift_prompts(*, fast: bool = False) -> tuple[DriftPrompt, ...]:
     return tuple(prompt for kind in of_kind.values() for prompt in kind[:FAST_OF_A_KIND])
 
 
-def drift(sums: Sequence[float], positions: Sequence[int]) -> dict[str, Any]:
-    """{"value", "low", "high", "prompts", "tokens"}. `sums`: of KL over the `positions` of each answer, nats."""
+def drift(sums: Sequence[float], positions: Sequence[int], *, left_out: int = 0) -> dict[str, Any]:
+    """{"value", "low", "high", "prompts", "tokens", "left_out"}. `sums`: of KL over the `positions` of each answer,
+    nats; `left_out`: prompts that some contestant has no room for.
+    """
     if not sums or len(sums) != len(positions):
         raise ValueError(f"{len(sums)} sums for {len(positions)} answers")
     tokens = sum(positions)
@@ -52,4 +54,5 @@ def drift(sums: Sequence[float], positions: Sequence[int]) -> dict[str, Any]:
         low, high = bootstrap(sums, bounds=bounds, weights=positions, name="drift")
     else:
         low = high = 0.0
-    return {"value": sum(sums) / tokens, "low": low, "high": high, "prompts": len(sums), "tokens": tokens}
+    span = {"value": sum(sums) / tokens, "low": low, "high": high}
+    return {**span, "prompts": len(sums), "tokens": tokens, "left_out": left_out}

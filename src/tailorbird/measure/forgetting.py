@@ -2,13 +2,14 @@
 
 Bits per byte of UTF-8: the change is sum(bits customized - bits bare) / sum(bytes), with a bootstrap over texts. The
 texts are built in (`full`, or `fast` for a subset) or the user's. Texts that share a run of eight normalized words
-with this run's training are left out and counted: on them one would measure learning, not forgetting.
+with this run's training are left out and counted: on them one would measure learning, not forgetting. Both sides code
+the same text, and the bytes are those of the text that was coded: what does not fit every contestant is cut beforehand.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,17 +27,19 @@ _WORDS = 8
 @dataclass(frozen=True)
 class Retention:
     """`texts` and their `kinds` side by side; `left_out`: how many were dropped because training shares a shingle with
-    them.
+    them; `shortened`: of how many only the start is kept.
     """
 
     texts: tuple[str, ...]
     left_out: int
     kinds: tuple[str, ...]
     name: str
+    shortened: int = 0
 
 
-def load_retention(source: str | Path, train_texts: Iterable[str] = ()) -> Retention:
+def load_retention(source: str | Path, train_texts: Iterable[str] = (), start: Callable[[str], str] = str) -> Retention:
     """`source`: "full", "fast", or a file: .jsonl with `text` (and perhaps `kind`), else plain text in paragraphs.
+    `start`: a text, or as much of its start as there is room for.
 
     Paragraphs of a plain file are parted by blank lines; in a file without any, each line is a text.
     """
@@ -54,11 +57,13 @@ def load_retention(source: str | Path, train_texts: Iterable[str] = ()) -> Reten
             where=f"data.retention: {source}",
             remedy="give a file with more general texts, or `full` for the built-in ones",
         )
+    texts = tuple(start(text) for _, text in kept)
     return Retention(
-        texts=tuple(text for _, text in kept),
+        texts=texts,
         left_out=left_out,
         kinds=tuple(kind for kind, _ in kept),
         name=str(source) if built_in else Path(source).name,
+        shortened=sum(len(text) < len(whole) for text, (_, whole) in zip(texts, kept, strict=True)),
     )
 
 
@@ -68,10 +73,12 @@ def change(
     texts: Sequence[str],
     *,
     left_out: int = 0,
+    shortened: int = 0,
     kinds: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """{"change", "low", "high", "texts", "left_out", "base", "kinds"}: bits per byte; above 0 is forgetting.
+    """Bits per byte; a change above 0 is forgetting.
 
+    {"change", "low", "high", "texts", "left_out", "shortened", "base", "kinds"}.
     `base`: bits per byte of the bare base, to see the change beside; `kinds`: change of each kind of text. Equal
     bits for every text are the same function: exactly 0 with an interval of 0.
     """
@@ -93,6 +100,7 @@ def change(
         "high": high,
         "texts": len(texts),
         "left_out": left_out,
+        "shortened": shortened,
         "base": sum(base_bits) / total,
         "kinds": _by_kind(differences, sizes, kinds) if kinds is not None else {},
     }

@@ -59,6 +59,10 @@ def trained(row: JSON) -> bool:
 
 
 def forgetting(comparison: JSON) -> list[str]:
+    return [*_of_pick(comparison), *_without_room(comparison)]
+
+
+def _of_pick(comparison: JSON) -> list[str]:
     row = pick(comparison)
     if row is None:
         return []
@@ -69,6 +73,25 @@ def forgetting(comparison: JSON) -> list[str]:
             return [f"Not applicable: {label} does not change the base."]
         return [f"Not applicable to {label}: the base's weights stay as they are, and only the prompt differs."]
     return [_bits_sentence(label, change), *_drift_sentence(label, found.get("drift_kl") or {})]
+
+
+def _without_room(comparison: JSON) -> list[str]:
+    """What the virtual tokens of some contestant left no room for: cut or left out for all of them, and said here."""
+    found = next((f for r in comparison["rows"] if (f := r.get("forgetting") or {}).get("state") == "measured"), {})
+    bits, drift, lines = found.get("bits_per_byte") or {}, found.get("drift_kl", {}), []
+    if bits.get("shortened"):
+        lines.append(
+            f"Of {numbers.count(bits['shortened'])} of the {numbers.count(bits['texts'])} general texts only the start "
+            "was looked at, which every contestant has room for."
+        )
+    if drift is None:
+        lines.append("Drift was not measured: no general prompt has room beside the virtual tokens and an answer.")
+    elif drift.get("left_out"):
+        lines.append(
+            f"{numbers.count(drift['left_out'])} general prompts without room beside the virtual tokens and an answer "
+            "are left out of drift for all contestants."
+        )
+    return lines
 
 
 def _bits_sentence(label: str, change: JSON) -> str:

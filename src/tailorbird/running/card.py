@@ -83,12 +83,16 @@ def _verdict(row: JSON, comparison: JSON) -> str:
     return f"{start}: {reason}" if reason else ""
 
 
+def _shortened(bits: JSON) -> str:
+    return f", of {bits['shortened']} their start" if bits.get("shortened") else ""
+
+
 def _costs(row: JSON) -> list[str]:
     cost, forgetting = row["cost"], row["forgetting"]
     bits = (forgetting or {}).get("bits_per_byte")
     lines = [
         f"- General texts: {bits['change']:+.4f} bits per byte ({bits['low']:+.4f} to {bits['high']:+.4f}, "
-        f"{bits['texts']} texts) against the untouched base."
+        f"{bits['texts']} texts{_shortened(bits)}) against the untouched base."
         if bits
         else "- General texts: the weights are untouched, so nothing can be forgotten."
     ]

@@ -1,4 +1,7 @@
-"""Drift as steps of a run: the bare base's answers once for all contestants, then one KL a prompt for each of them."""
+"""Drift as steps of a run: the bare base's answers once for all contestants, then one KL a prompt for each of them.
+
+Prompts that some contestant has no room for, an answer included, are left out for all, and counted.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,14 @@ ANSWERS, DRIFT = 1, 1
 PROMPTS = 20  # looked at together: fixed, so that going on gives the same figures
 
 
-def drift_of(shop: Workshop, work: Work, made: dict[str, Any], get: Callable[[], Any]) -> dict[str, Any]:
-    """`drift_kl` of comparison.json. `made`: all that determines the contestant; `get` opens it."""
-    walks = base_answers(shop)
+def drift_of(shop: Workshop, work: Work, made: dict[str, Any], get: Callable[[], Any]) -> dict[str, Any] | None:
+    """`drift_kl` of comparison.json, None where there is room for no prompt at all. `made`: all that determines the
+    contestant; `get` opens it.
+    """
+    prompts, left_out = fitting_prompts(shop)
+    if not prompts:
+        return None
+    walks = base_answers(shop, prompts)
     step = shop.steps.step("drift", {"contestant": made, "answers": store.sha256_json(walks)}, DRIFT)
     work.keys["drift"] = step.key
     if not step.done:
@@ -33,12 +41,21 @@ def drift_of(shop: Workshop, work: Work, made: dict[str, Any], get: Callable[[],
                 sums += custom.kl(part, base)
                 progress(len(sums), len(walks))
         step.finish(sums)
-    return drift([float(v) for v in step.result()], [len(ids) - first for ids, first in walks])
+    return drift([float(v) for v in step.result()], [len(ids) - first for ids, first in walks], left_out=left_out)
 
 
-def base_answers(shop: Workshop) -> list[tuple[list[int], int]]:
-    """(ids, first position looked at) of each prompt with the bare base's greedy answer; made once in a run."""
+def fitting_prompts(shop: Workshop) -> tuple[list[str], int]:
+    """Those that fit with any contestant and an answer; and how many do not."""
+    from tailorbird.types import Message, Role
+
+    renderer, tokens = shop.material.renderer, shop.material.room.tokens - ANSWER_TOKENS
     prompts = [prompt.text for prompt in drift_prompts(fast=shop.plan.retention == "fast")]
+    kept = [text for text in prompts if len(renderer.prompt([Message(Role.USER, text)])) <= tokens]
+    return kept, len(prompts) - len(kept)
+
+
+def base_answers(shop: Workshop, prompts: list[str]) -> list[tuple[list[int], int]]:
+    """(ids, first position looked at) of each prompt with the bare base's greedy answer; made once in a run."""
     inputs = {"base": shop.compute_inputs(), "prompts": store.sha256_json(prompts), "tokens": ANSWER_TOKENS}
     step = shop.steps.step("drift answers", inputs, ANSWERS)
     if not step.done:

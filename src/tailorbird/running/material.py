@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.errors import SpecError
 from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, measure_replay, reading
 from tailorbird.running.replaying import Replayed, read_replay
-from tailorbird.running.room import RowCheck, room_of
+from tailorbird.running.room import Room, RowCheck, room_of
 from tailorbird.spec import Spec
 from tailorbird.types import BaseFacts, Machine, Message, Replay, Role, Row, Splits, Train
 
@@ -33,6 +33,7 @@ class Material:
     spec: Spec
     base: BaseFacts
     renderer: Renderer
+    room: Room
     dataset: Dataset
     given: dict[str, Dataset]
     task: Task
@@ -136,7 +137,7 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
         replay = measure_replay(renderer, task, splits.train[0], trained.head, replayed.rows.rows)
         lengths = replace(lengths, longest=max(lengths.longest, replay.longest))
     return Material(
-        spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid, trained, replay,
+        spec, base, renderer, room, dataset, given, task, splits, told, lengths, replayed, unsaid, trained, replay,
         met_before(spec, splits.train),
     )  # fmt: skip
 

@@ -1,11 +1,12 @@
 """The room that the base's context leaves a row: whether it fits as it is served and trained on, by every contestant.
 
-All contestants are compared on the same rows. So a row has to fit beside the most virtual tokens (and pairs of a
-prefix) that any of them puts before it, and beside the longest answer that may be given to it.
+All contestants are compared on the same rows and general texts. So these have to fit beside the most virtual tokens
+(and pairs of a prefix) that any of them puts before them, and a row beside the longest answer that may be given to it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,17 @@ class Room:
     renderer: Renderer
     base: BaseFacts
     before: int
+
+    @property
+    def tokens(self) -> int:
+        """The most that a text may have with any contestant."""
+        return self.context - self.before
+
+    def start(self, text: str) -> str:
+        """A plain text, or as many of its first characters as every contestant has room for."""
+        if len(self.renderer.plain(text)) <= self.tokens:
+            return text
+        return text[: bisect_right(range(1, len(text)), self.tokens, key=lambda n: len(self.renderer.plain(text[:n])))]
 
     def check(self, task: Task | None = None) -> RowCheck:
         """What only the base can say of a row: that it is too long. Without a task the row is taken as it stands."""

@@ -181,11 +181,11 @@ def forgetting(shop: Workshop, work: Work, get: Callable[[], Any]) -> None:
     named = shop.plan.retention
     source = named if named in ("full", "fast") else shop.material.spec.path(named)
     train = shop.material.splits.train
-    retention = load_retention(source, (m.content for row in train for m in row.messages))
-    texts = retention.texts
+    retention = load_retention(source, (m.content for row in train for m in row.messages), shop.material.room.start)
+    texts, counts = retention.texts, {"left_out": retention.left_out, "shortened": retention.shortened}
     base = _bits(shop, None, texts, shop.open_base)
     custom = _bits(shop, work, texts, get)
-    found = change(base, custom, texts, left_out=retention.left_out, kinds=retention.kinds)
+    found = change(base, custom, texts, kinds=retention.kinds, **counts)
     drift = drift_of(shop, work, making_inputs(shop, work), get)
     work.forgetting = {"state": "measured", "bits_per_byte": found, "drift_kl": drift}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tailorbird.reporting import doubts, numbers, price, repeats, verdict
 from tailorbird.reporting.contestants import bare_base, done, in_order, joined, measured, metric_name, pick, what
-from tailorbird.reporting.page import answers, confusion, facts, glossary, limits, pictures
+from tailorbird.reporting.page import answers, beside, confusion, facts, glossary, limits, pictures
 from tailorbird.reporting.page.input import ReportInput
 from tailorbird.reporting.tables import difference_cell, forgetting_cell
 from tailorbird.reporting.text import Veil, printable, shortened
@@ -48,6 +48,7 @@ def build(data: ReportInput) -> dict[str, Any]:
             "curves": pictures.curves(data),
         },
         "answer_curves": pictures.answer_curves(data),
+        "beside": beside.beside(comparison, pictures.score_tick(comparison["metric"])),
         "tuned": pictures.tuned(data, veil),
         "comparisons": compared(comparison),
         "bare_base": bare_base(comparison, "validation"),
