@@ -56,8 +56,10 @@ Short forms: `base: NAME`, `data: FILE` or a list of files, `task: KIND`, a cont
 
 One technique after another: `- {lora: {rank: 8}, label: specialist, after: sft}` starts from the contestant `sft`, and
 `after: runs/other:sft` from one of another run on the same base. What results holds the parent's parts and its own. A
-technique goes on with a parent's part of its own kind (rank, targets, number of virtual tokens as they were) and leaves
-others frozen in place; `sft` first adds to the weights what its parent put beside them. `p_tuning` goes on with its
+technique goes on with a parent's part of its own kind and leaves others frozen in place; rank, alpha, targets, number of
+virtual tokens and encoder are then the parent's, and asking for others, searching them or saying how a new part would
+begin is refused. `peft` goes on with nothing of its own. `sft` first adds to the weights what its parent put beside
+them. `p_tuning` goes on with its
 encoder and the optimizer's state, others with the latter where the parent has `keep_optimizer: true`: at a constant
 rate without warm-up k epochs and k more are then 2k, bit for bit, on the same Train rows. Rows that the parent learned
 from in another run stay in Train (those that only chose its best point: in Train or Tuning), so Validation and Test

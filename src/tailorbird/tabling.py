@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import spec as specs
-from tailorbird import store
+from tailorbird import store, techniques
 from tailorbird.artifacts.layout import PROMPT
 from tailorbird.artifacts.manifest import ADDED
 from tailorbird.artifacts.table import PromptTable, Version, begin, refuse_unfit
@@ -90,7 +90,9 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
     decode, manifest = prompt["decode"], version.manifest
     task: JSON = {"kind": decode["kind"], "instruction": prompt["instruction"]}
     task |= {"labels": decode["labels"]} if decode["labels"] else {"max_new_tokens": decode["max_new_tokens"]}
-    settings = {**manifest.settings_effective, "total_virtual_tokens": version.virtual_tokens}
+    begins = techniques.get(manifest.technique).begins  # of a part that is there already
+    settings = {name: value for name, value in manifest.settings_effective.items() if name not in begins}
+    settings["total_virtual_tokens"] = version.virtual_tokens
     on = {"label": version.task, "technique": manifest.technique, "after": after, "settings": settings}
     before = {"label": BEFORE, "adapter": str(version.folder.resolve())}
     base = Path(table.base["folder"])

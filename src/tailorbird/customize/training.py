@@ -139,7 +139,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             judged=job.judged,
             l2_to_start=settings.l2_to_start,
             patience=settings.patience,
-            keep_moments=settings.keep_optimizer,
+            keep_moments=getattr(settings, "keep_optimizer", False),  # not there where nothing can go on with it
             restart=lambda: begin(read_parent(replace(job, notes=[], note=lambda text: None), technique))[1].start(),
         )
     store.write_jsonl(job.work / "log.jsonl", best.log)

@@ -9,7 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import SpecError
-from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, measure_replay, reading
+from tailorbird.plan import Facts, Lengths, MadeBefore, Reading, measure_lengths, measure_replay, reading
+from tailorbird.running.inputs import made_before
 from tailorbird.running.replaying import Replayed, read_replay
 from tailorbird.running.room import RowCheck, room_of
 from tailorbird.spec import Spec
@@ -28,7 +29,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that is known before anything is computed. `unsaid`, `trained`, `replay`: as in `Facts`."""
+    """Everything that is known before anything is computed. `unsaid`, `trained`, `replay`, `made_before`: as in
+    `Facts`."""
 
     spec: Spec
     base: BaseFacts
@@ -43,6 +45,7 @@ class Material:
     unsaid: Mapping[str, str] = field(default_factory=dict)
     trained: Lengths | None = None
     replay: Lengths | None = None
+    made_before: Mapping[str, MadeBefore] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -73,7 +76,17 @@ class Material:
         return self.facts_on(machine_for(self.spec, torch=torch, probe=probe))
 
     def facts_on(self, machine: Machine) -> Facts:
-        return Facts(self.task, self.sizes, self.lengths, self.base, machine, self.unsaid, self.trained, self.replay)
+        return Facts(
+            self.task,
+            self.sizes,
+            self.lengths,
+            self.base,
+            machine,
+            self.unsaid,
+            self.trained,
+            self.replay,
+            self.made_before,
+        )
 
     def rendered(self, count: int = RENDERED_ROWS) -> list[list[tuple[str, bool]]]:
         """Some rows as the model meets them: (token text, supervised). Of a collection the first of each source."""
@@ -133,7 +146,20 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
         replay = measure_replay(renderer, task, splits.train[0], trained.head, replayed.rows.rows)
         lengths = replace(lengths, longest=max(lengths.longest, replay.longest))
     return Material(
-        spec, base, renderer, dataset, given, task, splits, told, lengths, replayed, unsaid, trained, replay
+        spec,
+        base,
+        renderer,
+        dataset,
+        given,
+        task,
+        splits,
+        told,
+        lengths,
+        replayed,
+        unsaid,
+        trained,
+        replay,
+        made_before(spec),
     )
 
 

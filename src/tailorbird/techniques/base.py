@@ -36,7 +36,7 @@ class NoSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TrainingSettings(BaseModel):
+class LearningSettings(BaseModel):
     """What every technique that learns from rows can be told."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +64,11 @@ class TrainingSettings(BaseModel):
         le=1000,
         description="Looks at Tuning in a row, one an epoch, without a lower loss that end it; 0 = none.",
     )
+
+
+class TrainingSettings(LearningSettings):
+    """What one can be told, too, that goes on with a part of its own kind."""
+
     keep_optimizer: bool = Field(
         False,
         description="Keep the optimizer's state beside the result: the same technique, started from it (`after:`), "
@@ -76,10 +81,11 @@ class Technique:
     another seed or other Train rows give another customization.
 
     How it can start from another customization (`after:`), by kinds of its parts (`artifacts.parts.KINDS`): those it
-    `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it
-    `folds` are added to the weights first. A parent with any other part is refused. Kinds that are `own_only` it goes
-    on with only where the same technique made them. `state_folder`: where a customization keeps what a training goes
-    on with beside its parts (`artifacts/training_state.py`).
+    `makes` itself and finds in place it goes on with, unless it `goes_on` with none; those it bears `beside` it stay in
+    place, frozen; those it `folds` are added to the weights first. A parent with any other part is refused. Kinds that
+    are `own_only` it goes on with only where the same technique made them. `begins`: settings of how a part begins that
+    it makes anew, without effect where it goes on with a parent's. `state_folder`: where a customization keeps what a
+    training goes on with beside its parts (`artifacts/training_state.py`).
     """
 
     name: ClassVar[str]
@@ -87,13 +93,20 @@ class Technique:
     revision: ClassVar[int] = 1
     trained: ClassVar[bool] = False
     varies: ClassVar[bool] = True
+    goes_on: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = ALL_TASKS
     Settings: ClassVar[type[BaseModel]] = NoSettings
     makes: ClassVar[frozenset[str]] = frozenset()
+    begins: ClassVar[frozenset[str]] = frozenset()
     beside: ClassVar[frozenset[str]] = frozenset()
     folds: ClassVar[frozenset[str]] = frozenset()
     own_only: ClassVar[frozenset[str]] = frozenset()
     state_folder: ClassVar[str] = "optimizer"
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The kinds of parts that a parent may have."""
+        return (self.makes if self.goes_on else frozenset()) | self.beside | self.folds
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
@@ -106,6 +119,11 @@ class Technique:
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> Any:
         """The typed settings: what was asked over the defaults. Raises pydantic's ValidationError."""
         return self.Settings.model_validate({**self.defaults(base, rows), **asked})
+
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that give the part that it makes its shape, as they take effect: where it goes on with a
+        parent's part they are the parent's. `settings`: its own, or those of another maker of such a part."""
+        return {}
 
     def chooses(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings by which tensors are chosen to learn, as they take effect: with others a training cannot go on

@@ -53,6 +53,10 @@ class Lora(Trained):
     def learned(self, settings: LoraSettings, base: BaseFacts) -> Learned:
         return low_rank_learned(base, settings.rank)
 
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        own = {name: settings[name] for name in ("rank", "alpha", "rslora")}
+        return {**own, "targets": sorted(settings["targets"])}
+
     def trainable(self, model: Model, settings: LoraSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine import low_rank
         from tailorbird.engine.train import Trainable

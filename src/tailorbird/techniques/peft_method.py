@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, PeftAdapter, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings, low_rank_learned
+from tailorbird.techniques.base import Learned, LearningSettings, Trained, TrainingContext, low_rank_learned
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ RANKS = {"dora": 16, "loha": 8, "vera": 256}
 RATES = {"dora": 5e-4, "ia3": 1e-2, "loha": 1e-3, "vera": 1e-2}
 
 
-class PeftSettings(TrainingSettings):
+class PeftSettings(LearningSettings):
     """Settings of `peft`."""
 
     method: Literal["dora", "ia3", "loha", "vera"] = Field("dora", description="Which of PEFT's methods.")
@@ -61,6 +61,7 @@ class PeftMethod(Trained):
     citation = "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation; the methods of the PEFT library"
     Settings = PeftSettings
     makes = frozenset({"peft"})
+    goes_on = False  # PEFT's layers are made by PEFT, and put over layers that have none
     beside = frozenset({"soft", "kv", "delta", "weights"})
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> PeftSettings:

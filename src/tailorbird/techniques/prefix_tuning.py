@@ -56,6 +56,7 @@ class PrefixTuning(Trained):
     citation = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation"
     Settings = PrefixTuningSettings
     makes = frozenset({"kv"})
+    begins = frozenset({"initialization", "initialization_text"})
     beside = frozenset({"low_rank", "peft", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
@@ -71,6 +72,9 @@ class PrefixTuning(Trained):
     def learned(self, settings: PrefixTuningSettings, base: BaseFacts) -> Learned:
         pairs = settings.total_virtual_tokens
         return Learned(pairs * base.layers * 2 * base.kv_heads * base.head_dim, pairs=pairs)
+
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"total_virtual_tokens": settings["total_virtual_tokens"]}
 
     def trainable(self, model: Model, settings: PrefixTuningSettings, context: TrainingContext) -> Trainable:
         import torch

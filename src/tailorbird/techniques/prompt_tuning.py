@@ -53,6 +53,7 @@ class PromptTuning(Trained):
     citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning"
     Settings = PromptTuningSettings
     makes = frozenset({"soft"})
+    begins = frozenset({"initialization", "initialization_text"})
     beside = frozenset({"low_rank", "peft", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
@@ -68,6 +69,9 @@ class PromptTuning(Trained):
     def learned(self, settings: PromptTuningSettings, base: BaseFacts) -> Learned:
         tokens = settings.total_virtual_tokens
         return Learned(tokens * base.hidden_size, virtual_tokens=tokens)
+
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"total_virtual_tokens": settings["total_virtual_tokens"]}
 
     def trainable(self, model: Model, settings: PromptTuningSettings, context: TrainingContext) -> Trainable:
         import torch
