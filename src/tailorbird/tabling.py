@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from tailorbird.running import Finished
     from tailorbird.spec import Spec
 
-BEFORE = "before"  # the version that is trained on, as a contestant beside the one made from it
+# Contestants beside a task that is trained on: the base, and the version it starts from. The names on the right are
+# theirs where the task itself has that on the left.
+OTHERS = {"zero_shot": "base-zero_shot", "before": "version-before"}
 LORA_RANK = 16  # of the adapter whose size stands beside a task's
 
 
@@ -94,7 +96,11 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
     settings = {name: value for name, value in manifest.settings_effective.items() if name not in begins}
     settings["total_virtual_tokens"] = version.virtual_tokens
     on = {"label": version.task, "technique": manifest.technique, "after": after, "settings": settings}
-    before = {"label": BEFORE, "adapter": str(version.folder.resolve())}
+    zero_shot, before = (other if name == version.task else name for name, other in OTHERS.items())
+    beside = [
+        {"label": zero_shot, "technique": "zero_shot"},
+        {"label": before, "adapter": str(version.folder.resolve())},
+    ]
     base = Path(table.base["folder"])
     return {
         "base": str(base) if (base / "config.json").is_file() else table.base["name"],
@@ -102,7 +108,7 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
         "data": str(data),
         "task": task,
         "dtype": manifest.compute_dtype,
-        "contestants": ["zero_shot", before, on],
+        "contestants": [*beside, on],
     }
 
 
