@@ -15,7 +15,15 @@ from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings, low_rank_learned
+from tailorbird.techniques.base import (
+    NOTHING,
+    Learned,
+    Trained,
+    TrainingContext,
+    TrainingSettings,
+    by_width,
+    low_rank_learned,
+)
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -45,7 +53,8 @@ class Lora(Trained):
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
-        return {"learning_rate": 1e-3 if large else 5e-4, "epochs": 3, "batch_rows": 32 if large else 16}
+        rate = by_width(1e-3 if large else 5e-4, base)
+        return {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
 
     def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
         return {**super().search_space(base, rows, asked), "rank": choice(8, 16, 32, 64)}
