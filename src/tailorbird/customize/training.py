@@ -75,7 +75,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         before = _before(parent)
         model, exact, weights = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
-        context = TrainingContext(generator, renderer.plain, job.task_text, before.tensors)
+        context = TrainingContext(generator, renderer.plain, job.task_text, renderer.tokens.common, before.tensors)
         trainable = technique.trainable(model, settings, context)
         known = {name: exact.pop(name) for name in trainable.parameters if name in exact}
         trainable.masters = Finer(weights, trainable.parameters, model.network.base_model_prefix, known)

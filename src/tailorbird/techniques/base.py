@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tailorbird.engine.train import Trainable
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+COMMON_TOKENS = 5000
 ALL_TASKS = frozenset({"classify", "answer", "write"})
 
 
@@ -177,13 +178,15 @@ def low_rank_learned(base: BaseFacts, rank: int) -> Learned:
 @dataclass(frozen=True)
 class TrainingContext:
     """What `trainable` may use beside the model. `generator`: all its randomness. `tokenize`: ids of a plain text.
-    `task_text`: the task in words, its instruction and its labels. `kept`: what the parent kept beside its parts
-    (`Trained.kept`); nothing where there is no parent of the same technique.
+    `task_text`: the task in words, its instruction and its labels. `common`: ids of that many most common tokens.
+    `kept`: what the parent kept beside its parts (`Trained.kept`); nothing where there is no parent of the same
+    technique.
     """
 
     generator: torch.Generator
     tokenize: Callable[[str], Sequence[int]]
     task_text: str
+    common: Callable[[int], Sequence[int]]
     kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     def text_ids(self, text: str | None, count: int) -> list[int]:
@@ -195,6 +198,13 @@ class TrainingContext:
                 remedy="set initialization_text, give the task an instruction, or set another initialization",
             )
         return [ids[place % len(ids)] for place in range(count)]
+
+    def sampled_ids(self, count: int) -> list[int]:
+        """`count` token ids drawn among the 5,000 most common ones (Lester et al. 2021, §3.2)."""
+        import torch
+
+        common = self.common(COMMON_TOKENS)
+        return [common[place] for place in torch.randint(len(common), (count,), generator=self.generator).tolist()]
 
 
 class Trained(Technique):

@@ -54,6 +54,7 @@ class PrefixTuningSettings(TrainingSettings):
 class PrefixTuning(Trained):
     name = "prefix_tuning"
     citation = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation"
+    revision = 2
     Settings = PrefixTuningSettings
     makes = frozenset({"kv"})
     begins = frozenset({"initialization", "initialization_text"})
@@ -99,14 +100,13 @@ class PrefixTuning(Trained):
 
 def _start(model: Model, settings: PrefixTuningSettings, context: TrainingContext) -> Tensor:
     """(layers, 2, G, n, D): the base's own keys and values for a text, or noise as widely spread as those of sampled
-    vocabulary, in each layer."""
+    common tokens, in each layer."""
     import torch
 
     count = settings.total_virtual_tokens
     if settings.initialization == "text":
         return _activations(model, context.text_ids(settings.initialization_text, count))
-    sampled = torch.randint(model.vocabulary, (count,), generator=context.generator).tolist()
-    own = _activations(model, sampled)
+    own = _activations(model, context.sampled_ids(count))
     noise = torch.randn(own.shape, generator=context.generator).to(own)
     return noise * own.std(dim=(2, 3, 4), keepdim=True)
 
