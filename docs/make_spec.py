@@ -56,8 +56,10 @@ Short forms: `base: NAME`, `data: FILE` or a list of files, `task: KIND`, a cont
 
 One technique after another: `- {lora: {rank: 8}, label: specialist, after: sft}` starts from the contestant `sft`, and
 `after: runs/other:sft` from one of another run on the same base. What results holds the parent's parts and its own. A
-technique goes on with a parent's part of its own kind (rank, targets, number of virtual tokens as they were) and leaves
-others frozen in place; `sft` first adds to the weights what its parent put beside them. `p_tuning` goes on with its
+technique goes on with a parent's part of its own kind and leaves others frozen in place; rank, alpha, targets, number
+of virtual tokens and encoder are then the parent's, and asking for others, searching them or saying how a new part
+would begin is refused. `peft` goes on with nothing of its own. `sft` first adds to the weights what its parent put
+beside them. `p_tuning` goes on with its
 encoder and the optimizer's state, others with the latter where the parent has `keep_optimizer: true`: at a constant
 rate without warm-up k epochs and k more are then 2k, bit for bit, on the same Train rows. Rows that the parent learned
 from in another run stay in Train (those that only chose its best point: in Train or Tuning), so Validation and Test
@@ -74,6 +76,20 @@ TAIL = """
 
 Written under `settings:` of a contestant, or in the short form `- {NAME: {…}}`. "by base and rows" means that the
 default depends on the base or on the number of Train rows; `check` shows what it came to.
+
+Default learning rates were measured on SmolLM2-135M (hidden size 576) alone. Where matrices of the network learn
+(`sft`, `lora`, `selective` with `last_layers`, `peft` with `dora` or `loha`) a wider base gets them times 576 / hidden
+size, as muP has it for Adam (Yang et al. 2021, table 3), and a narrower one as they are: that is taken from the
+literature, not measured here.
+
+| hidden size | `sft` | `lora` |
+|---|---|---|
+| 576 (SmolLM2-135M; measured) | 1e-4, from 2,000 rows 2e-4 | 5e-4, from 2,000 rows 1e-3 |
+| 2048 (about 1 billion parameters) | 2.8e-5, 5.6e-5 | 1.4e-4, 2.8e-4 |
+| 4096 (about 8 billion) | 1.4e-5, 2.8e-5 | 7e-5, 1.4e-4 |
+
+Soft prompts, prefixes, encoders and vectors (`ia3`, `vera`, biases, norms) are no matrices of the network: their rates
+do not depend on the base. With `tune:` the rate is searched from a fifth of the default to five times it.
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import spec as specs
-from tailorbird import store
+from tailorbird import store, techniques
 from tailorbird.artifacts.layout import PROMPT
 from tailorbird.artifacts.manifest import ADDED
 from tailorbird.artifacts.table import PromptTable, Version, begin, refuse_unfit
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from tailorbird.running import Finished
     from tailorbird.spec import Spec
 
-BEFORE = "before"  # the version that is trained on, as a contestant beside the one made from it
+# Contestants beside a task that is trained on: the base, and the version it starts from. The names on the right are
+# theirs where the task itself has that on the left.
+OTHERS = {"zero_shot": "base-zero_shot", "before": "version-before"}
 LORA_RANK = 16  # of the adapter whose size stands beside a task's
 
 
@@ -90,9 +92,15 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
     decode, manifest = prompt["decode"], version.manifest
     task: JSON = {"kind": decode["kind"], "instruction": prompt["instruction"]}
     task |= {"labels": decode["labels"]} if decode["labels"] else {"max_new_tokens": decode["max_new_tokens"]}
-    settings = {**manifest.settings_effective, "total_virtual_tokens": version.virtual_tokens}
+    begins = techniques.get(manifest.technique).begins  # of a part that is there already
+    settings = {name: value for name, value in manifest.settings_effective.items() if name not in begins}
+    settings["total_virtual_tokens"] = version.virtual_tokens
     on = {"label": version.task, "technique": manifest.technique, "after": after, "settings": settings}
-    before = {"label": BEFORE, "adapter": str(version.folder.resolve())}
+    zero_shot, before = (other if name == version.task else name for name, other in OTHERS.items())
+    beside = [
+        {"label": zero_shot, "technique": "zero_shot"},
+        {"label": before, "adapter": str(version.folder.resolve())},
+    ]
     base = Path(table.base["folder"])
     return {
         "base": str(base) if (base / "config.json").is_file() else table.base["name"],
@@ -100,7 +108,7 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
         "data": str(data),
         "task": task,
         "dtype": manifest.compute_dtype,
-        "contestants": ["zero_shot", before, on],
+        "contestants": [*beside, on],
     }
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from tailorbird.bases.renderer import Renderer, RenderError, read_template
+from tailorbird.bases.tokens import Tokens
 from tailorbird.errors import ArtifactError
 from tailorbird.types import Message, Role
 
@@ -426,3 +427,23 @@ def test_rendering_needs_neither_torch_nor_transformers_nor_numpy(make_base: Any
     )
     out = subprocess.run([sys.executable, "-c", code, str(make_base())], capture_output=True, text=True, check=False)
     assert (out.stdout.strip(), out.stderr) == ("[]", "")
+
+
+def test_common_tokens_are_the_earliest_that_are_text_by_themselves() -> None:
+    """Control and added tokens, single bytes of a longer character and control characters are left out."""
+    tokenizer = byte_tokenizer(merges=(("a", "b"), ("c", "d")))
+    tokenizer.add_tokens(["added"])
+    tokens = Tokens(tokenizer, {}, CHATML)
+    found = tokens.common(5000)
+    texts = [tokenizer.decode([i]) for i in found]
+    assert found == sorted(found)
+    assert texts[-2:] == ["ab", "cd"]
+    assert set(texts[:-2]) >= {"a", "Z", " ", "\n"}
+    assert not {*CONTROL, "added", "\x00", "\ufffd"} & set(texts)
+    assert tokens.common(3) == found[:3]
+
+
+def test_the_common_tokens_of_the_real_base_are_its_first(real_base: Path) -> None:
+    found = Renderer.from_folder(real_base).tokens.common(5000)
+    assert len(found) == 5000
+    assert (min(found), max(found) < 5200) == (17, True)  # behind its control tokens

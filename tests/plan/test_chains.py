@@ -10,11 +10,12 @@ import pytest
 
 from tailorbird import spec as specs
 from tailorbird.errors import SpecError
-from tailorbird.plan import make_plan, wrong_settings
+from tailorbird.plan import MadeBefore, make_plan, wrong_settings
 from tailorbird.plan.chains import Link, problems
 from tailorbird.plan.document import Plan
+from tailorbird.techniques import get
 
-from .conftest import make_facts, make_spec
+from .conftest import BASE, make_facts, make_spec
 
 
 def after(technique: str, parent: str, label: str | None = None) -> dict[str, Any]:
@@ -135,3 +136,115 @@ def test_a_kept_optimizer_is_gone_on_with_by_the_same_tensors_only(
     with pytest.raises(SpecError, match=f"contestants.then.after: goes on with an optimizer .* for {wrong}") as caught:
         make_plan(chain(keep_optimizer=True), make_facts())
     assert str(caught.value).endswith("set update and layers as they were, or make the parent without keep_optimizer")
+
+
+def made_before(technique: str, **parts: Any) -> MadeBefore:
+    return MadeBefore(technique, parts)
+
+
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "prompt_tuning": ({"total_virtual_tokens": 3}, {"total_virtual_tokens": 5}),
+    "prefix_tuning": ({"total_virtual_tokens": 3}, {"total_virtual_tokens": 5}),
+    "lora": (
+        {"rank": 4, "alpha": 8.0, "rslora": True, "targets": ["q_proj", "v_proj"]},
+        {"rank": 8, "alpha": 9.0, "rslora": False, "targets": ["q_proj"]},
+    ),
+    "p_tuning": (
+        {"total_virtual_tokens": 3, "encoder": "lstm", "encoder_hidden_size": 24, "encoder_layers": 3},
+        {"total_virtual_tokens": 5, "encoder": "lstm", "encoder_hidden_size": 12, "encoder_layers": 1},
+    ),
+}
+
+
+def chain(technique: str, first: dict[str, Any], then: dict[str, Any], **more: Any) -> Any:
+    """The child stands first: where a contestant stands says nothing about who starts from whom."""
+    parent = {"label": "first", "technique": technique, "settings": first}
+    return make_spec(contestants=["zero_shot", {**after(technique, "first", "then"), "settings": then, **more}, parent])
+
+
+def outside(technique: str, first: dict[str, Any], then: dict[str, Any]) -> tuple[Any, Any]:
+    kind = next(iter(get(technique).makes))
+    known = {**get(technique).settings(first, BASE, 240).model_dump(), **first}
+    facts = make_facts(made_before={"then": made_before(technique, **{kind: known})})
+    return make_spec(contestants=["zero_shot", {**after(technique, "runs/x:a", "then"), "settings": then}]), facts
+
+
+@pytest.mark.parametrize("technique", list(SHAPES))
+def test_what_a_parent_fixes_its_child_takes_and_asks_for_nothing_else(technique: str) -> None:
+    first, other = SHAPES[technique]
+    for spec, facts in ((chain(technique, first, {}), make_facts()), outside(technique, first, {})):
+        found = make_plan(spec, facts).entrant("then")
+        assert {name: found.effective[name] for name in first} == first
+        assert found.asked == {}
+    make_plan(chain(technique, first, first), make_facts())
+    for spec, facts in ((chain(technique, first, other), make_facts()), outside(technique, first, other)):
+        with pytest.raises(SpecError) as refused:
+            make_plan(spec, facts)
+        for name, value in other.items():
+            if value != first[name]:
+                assert f"contestants.then.{name}: {value!r} is asked for, and what it goes on with" in str(
+                    refused.value
+                )
+
+
+def test_what_is_the_same_said_otherwise_is_not_another_shape() -> None:
+    layers = {"encoder": "lstm", "encoder_layers": 2}
+    make_plan(chain("p_tuning", {"encoder": "lstm"}, layers), make_facts())
+    make_plan(chain("lora", {"targets": ["v_proj", "q_proj"]}, {"targets": ["q_proj", "v_proj"]}), make_facts())
+
+
+def test_a_shape_is_taken_from_the_one_that_made_the_part_however_far_behind() -> None:
+    own = {"label": "a", "technique": "lora", "settings": {"rank": 4}}
+    contestants = [own, after("prompt_tuning", "a", "b"), after("selective", "b", "c"), after("lora", "c", "d")]
+    assert make_plan(make_spec(contestants=contestants), make_facts()).entrant("d").effective["rank"] == 4
+    folded = [own, after("sft", "a", "b"), after("lora", "b", "c")]
+    assert make_plan(make_spec(contestants=folded), make_facts()).entrant("c").effective["rank"] == 16
+    table = [{"label": "a", "technique": "p_tuning", "settings": {"total_virtual_tokens": 7}}]
+    plan = make_plan(make_spec(contestants=[*table, after("prompt_tuning", "a", "b")]), make_facts())
+    assert plan.entrant("b").effective["total_virtual_tokens"] == 7
+
+
+def test_what_a_search_will_find_cannot_be_asked_for_beforehand() -> None:
+    parent = {"label": "first", "technique": "lora", "tune": 4}
+    asked = {**after("lora", "first", "then"), "settings": {"rank": 16}}
+    with pytest.raises(SpecError, match=r"contestants.then.rank: is what the search of the one"):
+        make_plan(make_spec(contestants=["zero_shot", parent, asked]), make_facts())
+    make_plan(make_spec(contestants=["zero_shot", parent, {**asked, "settings": {}}]), make_facts())
+
+
+@pytest.mark.parametrize("technique", ["prompt_tuning", "prefix_tuning"])
+def test_how_a_part_begins_has_no_effect_where_it_is_gone_on_with(technique: str) -> None:
+    text = {"initialization": "text", "initialization_text": "word"}
+    for spec, facts in ((chain(technique, {}, text), make_facts()), outside(technique, {}, text)):
+        with pytest.raises(SpecError) as refused:
+            make_plan(spec, facts)
+        for name in text:
+            assert f"contestants.then.{name}: has no effect here: it goes on with what" in str(refused.value)
+    beside = {**after(technique, "lora", "then"), "settings": text}  # made anew beside the parent's part
+    plan = make_plan(make_spec(contestants=["zero_shot", "lora", beside]), make_facts())
+    assert plan.entrant("then").effective["initialization"] == "text"
+
+
+@pytest.mark.parametrize("technique", list(SHAPES))
+def test_a_search_leaves_alone_what_a_parent_fixes(technique: str) -> None:
+    fixed = SHAPES[technique][0].keys() | get(technique).begins
+    over = make_plan(chain(technique, {}, {}, tune=4), make_facts()).entrant("then").tune["over"]  # type: ignore[index]
+    assert "learning_rate" in over
+    assert not fixed & over.keys()
+    anew = make_plan(
+        make_spec(contestants=["zero_shot", {"technique": technique, "label": "x", "tune": 4}]), make_facts()
+    )
+    assert fixed & anew.entrant("x").tune["over"].keys()  # type: ignore[index]
+    for name in sorted(fixed):
+        with pytest.raises(SpecError, match=f"contestants.then.tune.over.{name}: it is fixed by first"):
+            make_plan(chain(technique, {}, {}, tune={"trials": 4, "over": {name: [3, 5]}}), make_facts())
+
+
+def test_what_cannot_be_gone_on_with_is_known_before_its_parent_is_trained() -> None:
+    spec = make_spec(contestants=["zero_shot", "peft", after("peft", "peft", "then")])
+    with pytest.raises(
+        SpecError, match=r"contestants.then.after: peft cannot go on with peft, which `peft` consists of"
+    ):
+        make_plan(spec, make_facts())
+    with pytest.raises(SpecError, match=r"contestants.peft.keep_optimizer: no such setting of peft"):
+        make_plan(make_spec(contestants=["zero_shot", {"peft": {"keep_optimizer": True}}]), make_facts())

@@ -13,6 +13,7 @@ from tailorbird import spec, tasks
 from tailorbird.errors import ResourceError, SpecError
 from tailorbird.measure.detectable import rows_for_margin
 from tailorbird.plan import Facts, Lengths, Plan, make_plan, refuse_too_long, wrong_settings
+from tailorbird.techniques import get
 
 from .conftest import MACHINE, SIZES, make_facts, make_spec
 
@@ -215,3 +216,29 @@ def test_an_accelerator_is_named_and_another_one_is_another_plan(facts: Facts, m
     moved = replace(facts, machine=replace(MACHINE, device="cuda", device_name="A10", gflops={"float32": 1.0}))
     assert _kept_probe(moved, kept).machine.gflops == {"float32": 1.0}
     assert _kept_probe(moved, other).machine.gflops == other.gflops
+
+
+@pytest.mark.parametrize(
+    ("technique", "asked", "rates"),
+    [
+        ("sft", {}, [(1e-4, 2e-4), (2.8e-5, 5.6e-5), (1.4e-5, 2.8e-5)]),
+        ("lora", {}, [(5e-4, 1e-3), (1.4e-4, 2.8e-4), (7e-5, 1.4e-4)]),
+        ("selective", {}, [(2e-4, 5e-4), (5.6e-5, 1.4e-4), (2.8e-5, 7e-5)]),
+        ("peft", {"method": "dora"}, [(5e-4, 1e-3), (1.4e-4, 2.8e-4), (7e-5, 1.4e-4)]),
+        ("selective", {"update": "norms"}, [(2e-3, 5e-3)] * 3),
+        ("peft", {"method": "ia3"}, [(0.01, 0.02)] * 3),
+        ("prompt_tuning", {}, [(0.05, 0.05)] * 3),
+        ("p_tuning", {}, [(1e-3, 1e-3)] * 3),
+        ("prefix_tuning", {}, [(0.01, 0.01)] * 3),
+    ],
+)
+def test_the_default_rate_of_matrices_falls_with_the_width_of_the_base(
+    technique: str, asked: dict[str, Any], rates: list[tuple[float, float]]
+) -> None:
+    """SmolLM2-135M, on which the rates were measured; 1 and 8 billion parameters; and one narrower than all."""
+    for hidden, (few, many) in zip((576, 2048, 4096, 64), [*rates, rates[0]], strict=True):
+        base = replace(make_facts().base, hidden_size=hidden)
+        for rows, rate in ((240, few), (5000, many)):
+            assert get(technique).settings(asked, base, rows).learning_rate == rate
+            space = get(technique).search_space(base, rows, asked)["learning_rate"]
+            assert (space.low, space.high) == (float(f"{rate / 5:.3g}"), float(f"{rate * 5:.3g}"))

@@ -144,7 +144,19 @@ def test_a_failed_trial_is_kept_with_its_reason_and_the_search_goes_on(scripted:
     assert failed
     assert all(t["note"].startswith("loss or gradient was not finite") for t in failed)
     assert row["state"] == "done"
+    assert f"8 trials ({len(failed)} of them failed)" in row["note"]
     assert row["settings"]["effective"]["learning_rate"] <= 1e-3
+
+
+def test_a_child_goes_on_with_the_shape_that_the_search_of_its_parent_has_found(scripted: World, maker: Maker) -> None:
+    maker.loss = lambda settings, seed: 1.0 / settings.get("rank", 1)
+    scripted.write(
+        "[zero_shot, {label: first, technique: lora, tune: {trials: 4, over: {rank: [8, 16, 64]}}}, "
+        "{label: between, technique: prompt_tuning, after: first}, {label: then, technique: lora, after: between}]"
+    )
+    rows = {row["label"]: row for row in scripted.run().comparison["rows"]}
+    assert [rows[label]["settings"]["effective"]["rank"] for label in ("first", "then")] == [64, 64]
+    assert (rows["then"]["state"], rows["then"]["settings"]["asked"]) == ("done", {})
 
 
 def test_when_every_trial_fails_the_contestant_fails_with_a_table(scripted: World, maker: Maker) -> None:

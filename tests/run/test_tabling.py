@@ -15,8 +15,11 @@ from tailorbird import loading, store, tabling
 from tailorbird.answerers.opening import release
 from tailorbird.applying import BOTH, Applied, apply, by_task
 from tailorbird.artifacts.table import PromptTable
+from tailorbird.checking import plan_of
 from tailorbird.errors import ArtifactError, DataError, Interrupted, SpecError, TailorbirdError
 from tailorbird.exporting import export_embeddings
+from tailorbird.running import run_spec
+from tailorbird.running.material import read_material
 from tailorbird.running.opening import choose
 from tailorbird.running.serving import serve
 
@@ -141,7 +144,21 @@ def test_training_on_keeps_the_settings_that_a_search_had_chosen(folder: Path) -
     version = PromptTable.open(folder / "table").find("words")
     asked, _ = tabling.continuation(folder / "table", "words", folder / "rows.csv")
     own = next(c for c in asked.contestants or () if c.label == "words")
-    assert {**version.manifest.settings_effective, "total_virtual_tokens": 3} == own.settings
+    began = {"initialization", "initialization_text"}  # of a new table; this one is there
+    kept = {name: value for name, value in version.manifest.settings_effective.items() if name not in began}
+    assert {**kept, "total_virtual_tokens": 3} == own.settings
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "before", "words"])
+def test_a_task_may_be_called_as_what_it_is_compared_with(folder: Path, tmp_path: Path, name: str) -> None:
+    table = tmp_path / "table"
+    tabling.add(table, f"{folder}/table:words", name)
+    write_rows(tmp_path / "later.csv", seed=9)
+    asked, label = tabling.continuation(table, name, tmp_path / "later.csv", [f"split={SPLIT}"])
+    assert label == name
+    entrants = plan_of(asked, read_material(asked)).entrants
+    assert [e.technique for e in entrants] == ["zero_shot", None, "prompt_tuning"]
+    assert entrants[2].label == name
 
 
 def write_queue(path: Path, count: int, header: str = "id,task,text") -> None:
@@ -255,8 +272,6 @@ def test_a_task_is_trained_on_and_what_comes_out_is_its_next_version(folder: Pat
     tabling.add(table, f"{folder}/table:words")
     first = PromptTable.open(table).find("words")
     write_rows(tmp_path / "later.csv", seed=9)
-    from tailorbird.running import run_spec
-
     overrides = [f"split={SPLIT}", "contestants.words.epochs=1", "limits.threads=1", "data.retention=fast"]
     spec, label = tabling.continuation(table, "words", tmp_path / "later.csv", overrides)
     assert {c.label: c.after for c in spec.contestants or ()}[label] == str(first.folder.resolve())
@@ -321,8 +336,20 @@ def test_training_others_in_a_table_and_on_leaves_a_task_s_bytes_and_answers(
     release()
 
 
-def test_a_spec_trains_on_with_its_contestant_of_the_task_s_technique(folder: Path) -> None:
-    table, spec = folder / "table", folder / "next.yaml"
+def test_a_spec_trains_on_with_its_contestant_of_the_task_s_technique(folder: Path, tmp_path: Path) -> None:
+    """What the task's table fixes, its three virtual tokens, the spec need not say."""
+    table, spec = tmp_path / "table", folder / "next.yaml"
+    tabling.add(table, f"{folder}/table:words")
+    World(folder, "next.yaml").write(
+        "[zero_shot, {label: on, prompt_tuning: {epochs: 1, batch_rows: 16}}]", split=SPLIT
+    )
+    asked, label = tabling.continuation(table, "words", spec)
+    finished = run_spec(asked, runs=tmp_path / "runs")
+    assert {row["label"]: row["state"] for row in finished.comparison["rows"]} == {"zero_shot": "done", "on": "done"}
+    added = tabling.go_on(table, "words", finished, label)
+    assert (added.new, added.version.virtual_tokens) == (True, 3)
+    release()
+    table = folder / "table"
     World(folder, "next.yaml").write("[zero_shot, {label: on, prompt_tuning: {epochs: 2}}, lora]")
     asked, label = tabling.continuation(table, "words", spec)
     after = str(PromptTable.open(table).find("words").folder.resolve())

@@ -191,7 +191,7 @@ def test_the_base_is_what_it_was_after_a_child_was_opened(base: Path, made: dict
         ("lora", "lora", {"targets": ("q_proj",)}, "of other layers"),
         ("prompt_tuning", "prompt_tuning", {"total_virtual_tokens": 5}, "3 virtual tokens, and 5 are asked for"),
         ("lora", "few_shot", {}, "it is a prompt, and the weights are the base's"),
-        ("peft", "peft", {"rank": 4}, "cannot go on with another adapter of PEFT's"),
+        ("peft", "peft", {"rank": 4}, "cannot start from peft .peft.: it cannot go on with its part peft"),
         ("lora", "peft", {}, "has no use for its part peft"),
         ("zero_shot", "lora", {}, "has no use for its part low_rank"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,23 @@ def test_other_seeds_sample_other_vocabulary_and_the_same_text(base: Path) -> No
     assert torch.equal(*texts)
 
 
+def test_vocabulary_is_sampled_among_common_tokens(base: Path) -> None:
+    """Never the rows of control tokens, nor those beyond the tokenizer, which no text has ever moved."""
+    asked: list[int] = []
+
+    def common(count: int) -> list[int]:
+        asked.append(count)
+        return [40, 7]
+
+    context = replace(training_context(), common=common)
+    model, sampled = start(base, context, total_virtual_tokens=50)
+    rows = {tuple(row.tolist()) for row in sampled}
+    assert rows == {tuple(model.embedding_weight[i].tolist()) for i in (7, 40)}
+    assert asked == [5000]
+
+
 def test_a_text_without_tokens_is_refused(base: Path) -> None:
-    context = TrainingContext(torch.Generator(), lambda text: [], "")
+    context = TrainingContext(torch.Generator(), lambda text: [], "", lambda count: [])
     with pytest.raises(SpecError, match="no text to start from"):
         start(base, context, initialization="text")
 

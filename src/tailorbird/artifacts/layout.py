@@ -142,6 +142,29 @@ def virtual_positions(folder: Path) -> tuple[int, int]:
     return tokens, pairs
 
 
+def adapters(folder: Path) -> dict[str, dict[str, Any]]:
+    """Kind -> configuration of the adapters among the parts of a customization: no tensor is read."""
+    found = {}
+    for inside in (folder, *(folder / kind for kind in KINDS)):
+        if (inside / ADAPTER_CONFIG).is_file():
+            config = store.read_json(inside / ADAPTER_CONFIG)
+            found[_kind(config, inside / ADAPTER_CONFIG)] = config
+    return found
+
+
+def _kind(config: Mapping[str, Any], path: Path) -> str:
+    """Of what parts an adapter of PEFT's is; ArtifactError for a type that is not known here."""
+    kind = config.get("peft_type")
+    if kind in ("PROMPT_TUNING", "P_TUNING"):
+        return "soft"
+    if kind == "PREFIX_TUNING":
+        return "kv"
+    if kind in PEFT_FIELDS:
+        return "low_rank" if kind == "LORA" and not config.get("use_dora") else "peft"
+    known = ", ".join(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", *PEFT_FIELDS))
+    raise ArtifactError(f"adapters of type {kind!r} are not supported ({known} are)", where=str(path))
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The fp32 tensors of whole weights, by name."""
     return read_tensors(folder / WEIGHTS)
@@ -169,17 +192,9 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{ADAPTER} is missing beside adapter_config.json", where=str(folder))
     tensors = read_tensors(path)
-    kind = config.get("peft_type")
-    if kind in ("PROMPT_TUNING", "P_TUNING"):
-        return {"soft": _read_soft(folder, config, tensors)}
-    if kind == "PREFIX_TUNING":
-        return {"kv": _read_kv(folder, config, tensors)}
-    if kind in PEFT_FIELDS and (kind != "LORA" or config.get("use_dora")):
-        return {"peft": _read_peft(folder, config, tensors)}
-    if kind == "LORA":
-        return {"low_rank": _read_lora(folder, config, tensors)}
-    known = ", ".join(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", *PEFT_FIELDS))
-    raise ArtifactError(f"adapters of type {kind!r} are not supported ({known} are)", where=str(config_path))
+    kind = _kind(config, config_path)
+    read = {"soft": _read_soft, "kv": _read_kv, "peft": _read_peft, "low_rank": _read_lora}[kind]
+    return {kind: read(folder, config, tensors)}
 
 
 def _read_delta(folder: Path) -> dict[str, Tensor]:

@@ -67,6 +67,24 @@ class Tokens:
     def id_of(self, text: str | None) -> int | None:
         return None if text is None else self.tokenizer.token_to_id(text)
 
+    def common(self, count: int) -> list[int]:
+        """The `count` lowest ids of tokens that are text by themselves: no control or added token, no piece of a
+        character, no id beyond the tokenizer's own.
+
+        BPE numbers its merges in the order in which it makes them, the most frequent pair first (Sennrich et al. 2016,
+        "Neural Machine Translation of Rare Words with Subword Units", §3.2), and unigram vocabularies lie in the order
+        of their likelihood: the lowest ids are the most common tokens of what the tokenizer was made from.
+        """
+        added = self.tokenizer.get_added_tokens_decoder().keys() | self.control_ids.keys()
+        found = []
+        for i in sorted(set(self.tokenizer.get_vocab(with_added_tokens=False).values()) - added):
+            text = self.tokenizer.decode([i], skip_special_tokens=False)
+            if "\ufffd" not in text and (text.isprintable() or text.isspace()):
+                found.append(i)
+                if len(found) == count:
+                    break
+        return found
+
     # --- encoding ---
 
     def encode(self, text: str) -> list[int]:

@@ -60,9 +60,10 @@ def read_parent(job: Job, technique: Technique) -> Parent | None:
             where=str(job.parent),
             remedy="start from the one that it was made after",
         )
-    if refused := parts.kinds - technique.makes - technique.beside - technique.folds:
+    if refused := parts.kinds - technique.takes:
+        why = "it cannot go on with" if refused <= technique.makes else "it has no use for"
         raise SpecError(
-            f"{technique.name} cannot start from {name}: it has no use for its part {', '.join(sorted(refused))}",
+            f"{technique.name} cannot start from {name}: {why} its part {', '.join(sorted(refused))}",
             where=str(job.parent),
             remedy="name another parent",
         )

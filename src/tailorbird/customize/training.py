@@ -80,7 +80,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
         before = _before(parent)
         model, exact, weights = starting_model(job, technique, parent)
         generator = torch.Generator().manual_seed(stream(job.seed, "init", technique.name))
-        context = TrainingContext(generator, renderer.plain, job.task_text, before.tensors)
+        context = TrainingContext(generator, renderer.plain, job.task_text, renderer.tokens.common, before.tensors)
         trainable = technique.trainable(model, settings, context)
         known = {name: exact.pop(name) for name in trainable.parameters if name in exact}
         trainable.masters = finer = Finer(weights, trainable.parameters, model.network.base_model_prefix, known)
@@ -160,7 +160,7 @@ def by_training(job: Job, technique: Trained, out: Path) -> dict[str, Any]:
             judged=job.judged,
             l2_to_start=settings.l2_to_start,
             patience=settings.patience,
-            keep_moments=settings.keep_optimizer,
+            keep_moments=getattr(settings, "keep_optimizer", False),  # not there where nothing can go on with it
             restart=restart,
         )
     store.write_jsonl(job.work / "log.jsonl", best.log)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tailorbird.plan.document import Entrant
-from tailorbird.spec import REFERENCES, did_you_mean
+from tailorbird.plan.facts import MadeBefore
+from tailorbird.spec import REFERENCES, Contestant, did_you_mean
 from tailorbird.techniques.base import Technique
 
 
@@ -62,6 +63,87 @@ def other_tensors(technique: Technique, before: Mapping[str, Any], now: Mapping[
     )
 
 
+@dataclass(frozen=True)
+class InPlace:
+    """The part that a technique makes, found in place: what it is gone on with. `settings`: of the one that has it.
+    `searched`: those among them that are known only when a search has chosen them."""
+
+    settings: Mapping[str, Any]
+    searched: frozenset[str] = frozenset()
+
+
+def in_place(
+    technique: Technique, child: Entrant | Contestant, planned: Mapping[str, Entrant], before: Mapping[str, MadeBefore]
+) -> InPlace | None:
+    """What `child`, made by `technique`, goes on with; None where it makes its part anew, or where that is not known
+    before the parent is opened. `planned`: contestants by label, those behind which it is made among them."""
+    found: Mapping[str, Any] | None = None
+    searched: set[str] = set()
+    while child.after is not None:
+        if is_outside(child.after):
+            parent = before.get(child.label)
+            kinds = technique.makes & parent.parts.keys() if parent else ()
+            if parent and kinds and found is None and _takes_up(technique, parent.technique):
+                found = {name: value for kind in kinds for name, value in parent.parts[kind].items()}
+            break
+        if child.after not in planned:
+            break
+        child = planned[child.after]
+        maker = _shelf(child.technique)
+        if maker is None or maker.folds & technique.makes:
+            break
+        if maker.makes & technique.makes and _takes_up(technique, maker.name):
+            found = child.effective if found is None else found
+            searched |= (child.tune or {"over": {}})["over"].keys()
+    return None if found is None else InPlace(found, frozenset(searched))
+
+
+def _takes_up(technique: Technique, maker: str) -> bool:
+    return technique.goes_on and (not technique.makes & technique.own_only or technique.name == maker)
+
+
+def of_parent(technique: Technique, before: InPlace | None) -> dict[str, Any]:
+    """The settings that a parent has fixed."""
+    return {} if before is None else {name: before.settings[name] for name in technique.shape(before.settings)}
+
+
+def other_shapes(
+    technique: Technique, before: InPlace, asked: Mapping[str, Any], effective: Mapping[str, Any]
+) -> dict[str, str]:
+    """Setting -> what is wrong with it, where another shape is asked for than that of the part that is gone on with."""
+    has, own = technique.shape(before.settings), technique.shape(effective)
+    found = {
+        name: f"{own[name]!r} is asked for, and what it goes on with has {has[name]!r}: leave it out"
+        for name in has
+        if has[name] != own[name]
+    }
+    searched = "is what the search of the one that it goes on with finds: leave it out"
+    return {**found, **dict.fromkeys(before.searched & asked.keys() & has.keys(), searched)}
+
+
+Item = TypeVar("Item")
+
+
+def parents_first(given: Sequence[Item], named: Callable[[Item], tuple[str, str | None]]) -> list[Item]:
+    """In their order, but each behind the one that it starts from. `named`: an item's label and `after`."""
+    by_label = {named(item)[0]: item for item in given}
+    ordered: dict[str, Item] = {}
+    begun: set[str] = set()
+
+    def add(item: Item) -> None:
+        label, after = named(item)
+        if label in begun:
+            return
+        begun.add(label)
+        if after in by_label:
+            add(by_label[after])
+        ordered[label] = item
+
+    for item in given:
+        add(item)
+    return list(ordered.values())
+
+
 def _told(chosen: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in chosen.items() if value is not None)
 
@@ -104,7 +186,9 @@ def _unfitting(link: Link, parent: Link, by_label: Mapping[str, Link]) -> str | 
         return None  # a technique of the user's, or a parent made elsewhere: looked at when it is opened
     if not kinds:
         return f"`{parent.label}` is a prompt, and its weights are the base's: leave `after` out"
-    if refused := kinds - technique.makes - technique.beside - technique.folds:
+    if (refused := kinds - technique.takes) <= technique.makes and refused:
+        return f"{link.technique} cannot go on with {', '.join(sorted(refused))}, which `{parent.label}` consists of"
+    if refused:
         return f"{link.technique} has no use for {', '.join(sorted(refused))}, which `{parent.label}` consists of"
     if link.technique != parent.technique and (own := kinds & technique.own_only):
         return f"{link.technique} goes on with {', '.join(sorted(own))} only where {link.technique} made it"

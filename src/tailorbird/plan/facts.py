@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from tailorbird.artifacts.parts import Prompt
 from tailorbird.data.replay import replay_rows
@@ -55,12 +55,24 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class MadeBefore:
+    """A customization that a contestant starts from and that is no contestant of this plan.
+
+    `technique`: what made it. `parts`: kind of each part that is there to be gone on with -> the settings that it was
+    made with, as far as they are known without its tensors.
+    """
+
+    technique: str
+    parts: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Facts:
     """`machine.gflops` is empty where no probe has run yet (`check` imports no torch): speeds are then assumed.
     `lengths`: of all rows. `trained`: of the Train rows where a collection mixes them by shares. `replay`: of general
     conversations; their `head` is what they have in common with the rows. `unsaid`: contestants that were trained
-    nobody knows on what ("is"), or start from such a one ("starts from"). `met`: of contestants that start from one
-    made before, how many Train rows that has learned from."""
+    nobody knows on what ("is"), or start from such a one ("starts from"). `made_before`: by the label of the contestant
+    that starts from it; `met`: how many Train rows that has learned from."""
 
     task: Task
     sizes: dict[str, int]
@@ -70,6 +82,7 @@ class Facts:
     unsaid: Mapping[str, str] = field(default_factory=dict)
     trained: Lengths | None = None
     replay: Lengths | None = None
+    made_before: Mapping[str, MadeBefore] = field(default_factory=dict)
     met: Mapping[str, int] = field(default_factory=dict)
 
     def of_training(self, replay: float) -> Facts:

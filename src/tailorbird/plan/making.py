@@ -16,6 +16,7 @@ from tailorbird.plan.document import Entrant, Plan, Reading
 from tailorbird.plan.estimate import Estimate, estimate
 from tailorbird.plan.facts import Facts
 from tailorbird.spec import Contestant, Spec, did_you_mean
+from tailorbird.techniques.base import Technique
 from tailorbird.types import SplitName
 
 DEFAULT_CONTESTANTS = ("majority", "tfidf", "zero_shot", "few_shot", "lora", "sft")
@@ -228,11 +229,11 @@ def _entrants(
             notes.append("zero_shot was added: every other contestant is also compared with the base as it is")
     for label, what in chains.problems([chains.Link(c.label, c.technique, c.after) for c in contestants]):
         claims.problem(what, "contestants", label, "after")
-    entrants = []
-    for contestant in contestants:
+    made: dict[str, Entrant] = {}
+    for contestant in chains.parents_first(contestants, lambda c: (c.label, c.after)):
         claims.take_contestant(contestant.label, "label", "technique", "answers", "command", "adapter", "after")
         if contestant.kind == "technique":
-            entrant = _technique(claims, contestant, facts, dtype, tokens, retention, memory_bytes)
+            entrant = _technique(claims, contestant, made, facts, dtype, tokens, retention, memory_bytes)
         else:
             entrant = _other(claims, contestant, facts)
         if entrant is None:
@@ -240,7 +241,8 @@ def _entrants(
         if asked is None and entrant.state == "skipped":
             notes.append(f"{entrant.label} is left out: {entrant.note}")
             continue
-        entrants.append(entrant)
+        made[entrant.label] = entrant
+    entrants = [made[c.label] for c in contestants if c.label in made]
     for label, what in chains.optimizer_problems(entrants):
         claims.problem(what, "contestants", label, "after")
     notes += [_may_have_seen(label, how) for label, how in facts.unsaid.items()]
@@ -290,8 +292,16 @@ def _other(claims: Claims, contestant: Contestant, facts: Facts) -> Entrant | No
 
 
 def _technique(
-    claims: Claims, contestant: Contestant, facts: Facts, dtype: str, tokens: int, retention: str, memory_bytes: int
+    claims: Claims,
+    contestant: Contestant,
+    made: Mapping[str, Entrant],
+    facts: Facts,
+    dtype: str,
+    tokens: int,
+    retention: str,
+    memory_bytes: int,
 ) -> Entrant | None:
+    """`made`: the contestants that this one may start from."""
     from tailorbird import techniques
 
     label, name = contestant.label, str(contestant.technique)
@@ -303,7 +313,8 @@ def _technique(
         return None
     technique = techniques.get(name)
     repeating.claim(claims, contestant, technique)
-    effective = _settings(claims, contestant, technique, facts)
+    before = chains.in_place(technique, contestant, made, facts.made_before)
+    effective = _settings(claims, contestant, technique, facts, before)
     if effective is None:
         return None
     replay = _replay(claims, contestant, trained=technique.trained)
@@ -335,7 +346,7 @@ def _technique(
         micro_batch_tokens=guess.micro_batch_tokens,
         recompute=guess.recompute,
     )
-    entrant = repeating.repeating(claims, contestant, technique, facts, guess, entrant)
+    entrant = repeating.repeating(claims, contestant, technique, facts, guess, entrant, before)
     if facts.task.kind not in technique.tasks:
         note = f"{name} is for {', '.join(sorted(technique.tasks))}; this task is {facts.task.kind}"
         return replace(entrant, state="skipped", note=note)
@@ -357,16 +368,28 @@ def _replay(claims: Claims, contestant: Contestant, *, trained: bool) -> float:
     return 0.0
 
 
-def _settings(claims: Claims, contestant: Contestant, technique: Any, facts: Facts) -> dict[str, Any] | None:
-    """The technique's own typed settings, asked over defaults; None after noting every problem."""
-    claims.take_contestant(contestant.label, *contestant.settings)
+def _settings(
+    claims: Claims, contestant: Contestant, technique: Technique, facts: Facts, before: chains.InPlace | None
+) -> dict[str, Any] | None:
+    """The technique's own typed settings, asked over a parent's over defaults; None after noting every problem."""
+    label, asked = contestant.label, contestant.settings
+    for name in asked:
+        if before is not None and name in technique.begins:
+            because = f"it goes on with what {contestant.after} has, and makes nothing anew"
+            claims.has_no_effect("contestants", label, name, because=because)
+        else:
+            claims.take_contestant(label, name)
     try:
-        typed = technique.settings(contestant.settings, facts.base, facts.sizes["train"])
+        typed = technique.settings({**chains.of_parent(technique, before), **asked}, facts.base, facts.sizes["train"])
     except ValidationError as error:
         for named, what in _setting_problems(error.errors(), technique):
             claims.problem(what, "contestants", contestant.label, *named)
         return None
-    return typed.model_dump(mode="json")
+    effective: dict[str, Any] = typed.model_dump(mode="json")
+    if before is not None:
+        for name, what in chains.other_shapes(technique, before, asked, effective).items():
+            claims.problem(what, "contestants", label, name)
+    return effective
 
 
 def _no_technique(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tailorbird.plan.chains import is_outside
+from tailorbird.plan.chains import InPlace, is_outside, of_parent
 from tailorbird.plan.claims import Claims
 from tailorbird.plan.document import Entrant
 from tailorbird.plan.estimate import Estimate
@@ -40,10 +40,16 @@ def claim(claims: Claims, contestant: Contestant, technique: Technique | None) -
 
 
 def repeating(
-    claims: Claims, contestant: Contestant, technique: Technique, facts: Facts, guess: Estimate, entrant: Entrant
+    claims: Claims,
+    contestant: Contestant,
+    technique: Technique,
+    facts: Facts,
+    guess: Estimate,
+    entrant: Entrant,
+    before: InPlace | None = None,
 ) -> Entrant:
-    """The entrant with its search, seeds and curve, and the time that they take."""
-    tune = _tune(claims, contestant, technique, facts)
+    """The entrant with its search, seeds and curve, and the time that they take. `before`: what it goes on with."""
+    tune = _tune(claims, contestant, technique, facts, before)
     if contestant.curve and (met := _met_before(contestant, facts)):
         claims.problem(
             f"would not be one of labels: `{contestant.after}`, which {contestant.label} starts from, has learned from "
@@ -76,14 +82,20 @@ def _met_before(contestant: Contestant, facts: Facts) -> str:
     return f"{count:,} of the {facts.sizes['train']:,} Train rows" if count else ""
 
 
-def _tune(claims: Claims, contestant: Contestant, technique: Technique, facts: Facts) -> dict[str, Any] | None:
+def _tune(
+    claims: Claims, contestant: Contestant, technique: Technique, facts: Facts, before: InPlace | None
+) -> dict[str, Any] | None:
     asked = contestant.tune
     if asked is None or not technique.varies:
         return None
     path = ("contestants", contestant.label, "tune")
     if not facts.sizes["tuning"]:
         claims.problem("needs Tuning rows, and there are none: give split.tuning", *path)
-    declared = technique.search_space(facts.base, facts.sizes["train"], contestant.settings)
+    fixed = of_parent(technique, before)
+    settings = {**fixed, **contestant.settings}
+    space_of_all = technique.search_space(facts.base, facts.sizes["train"], settings)
+    no_choice = fixed.keys() | (technique.begins if before is not None else frozenset())
+    declared = {name: found for name, found in space_of_all.items() if name not in no_choice}
     if asked.over is None:
         space = {name: found for name, found in declared.items() if name not in contestant.settings}
         if not space:
@@ -91,7 +103,10 @@ def _tune(claims: Claims, contestant: Contestant, technique: Technique, facts: F
     else:
         space = {}
         for name, values in asked.over.items():
-            found = _range(name, values, declared, technique, contestant.settings, facts)
+            if name in no_choice:
+                claims.problem(f"it is fixed by {contestant.after}, which this one goes on with", *path, "over", name)
+                continue
+            found = _range(name, values, declared, technique, settings, facts)
             if isinstance(found, Range):
                 space[name] = found
             else:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tailorbird import store
 from tailorbird.errors import DataError, SpecError
+from tailorbird.plan import MadeBefore
 from tailorbird.spec import Contestant, Spec
 
 
@@ -107,6 +108,37 @@ def parent_folder(spec: Spec, label: str, after: str | None) -> Path | None:
         )
     beside = spec.path(run)
     return choose(f"{beside}:{label_there}" if beside.is_dir() else after).folder
+
+
+def made_before(spec: Spec) -> dict[str, MadeBefore]:
+    """What each contestant's parent consists of that was made before this run: by the contestant's label."""
+    from tailorbird import techniques
+    from tailorbird.artifacts.layout import adapters
+    from tailorbird.artifacts.manifest import read_manifest
+
+    found = {}
+    for contestant in spec.contestants or ():
+        folder = parent_folder(spec, contestant.label, contestant.after)
+        if folder is None:
+            continue
+        manifest = read_manifest(folder)
+        parts = {kind: _settings_of(kind, config) for kind, config in adapters(folder).items()}
+        if manifest.technique in techniques.NAMES:
+            maker = techniques.get(manifest.technique)
+            own = {name: f.default for name, f in maker.Settings.model_fields.items() if not f.is_required()}
+            parts |= {kind: {**own, **manifest.settings_effective} for kind in maker.makes}
+        found[contestant.label] = MadeBefore(manifest.technique, parts)
+    return found
+
+
+def _settings_of(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that an adapter was made with, from its configuration as PEFT has it."""
+    if kind in ("soft", "kv"):
+        return {"total_virtual_tokens": config["num_virtual_tokens"]}
+    if kind == "low_rank":
+        names = {"rank": "r", "alpha": "lora_alpha", "rslora": "use_rslora", "targets": "target_modules"}
+        return {name: config[theirs] for name, theirs in names.items()}
+    return {}
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:

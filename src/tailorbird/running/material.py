@@ -9,7 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import SpecError
-from tailorbird.plan import Facts, Lengths, Reading, measure_lengths, measure_replay, reading
+from tailorbird.plan import Facts, Lengths, MadeBefore, Reading, measure_lengths, measure_replay, reading
+from tailorbird.running.inputs import made_before
 from tailorbird.running.replaying import Replayed, read_replay
 from tailorbird.running.room import Room, RowCheck, room_of
 from tailorbird.spec import Spec
@@ -28,7 +29,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that is known before anything is computed. `unsaid`, `trained`, `replay`, `met`: as in `Facts`."""
+    """Everything that is known before anything is computed. `unsaid`, `trained`, `replay`, `made_before`, `met`: as
+    in `Facts`."""
 
     spec: Spec
     base: BaseFacts
@@ -44,6 +46,7 @@ class Material:
     unsaid: Mapping[str, str] = field(default_factory=dict)
     trained: Lengths | None = None
     replay: Lengths | None = None
+    made_before: Mapping[str, MadeBefore] = field(default_factory=dict)
     met: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -76,7 +79,16 @@ class Material:
 
     def facts_on(self, machine: Machine) -> Facts:
         return Facts(
-            self.task, self.sizes, self.lengths, self.base, machine, self.unsaid, self.trained, self.replay, self.met
+            self.task,
+            self.sizes,
+            self.lengths,
+            self.base,
+            machine,
+            self.unsaid,
+            self.trained,
+            self.replay,
+            self.made_before,
+            self.met,
         )
 
     def rendered(self, count: int = RENDERED_ROWS) -> list[list[tuple[str, bool]]]:
@@ -138,7 +150,7 @@ def read_material(spec: Spec, say: Say = lambda text: None) -> Material:
         lengths = replace(lengths, longest=max(lengths.longest, replay.longest))
     return Material(
         spec, base, renderer, room, dataset, given, task, splits, told, lengths, replayed, unsaid, trained, replay,
-        met_before(spec, splits.train),
+        made_before(spec), met_before(spec, splits.train),
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class Room:
     @property
     def tokens(self) -> int:
         """The most that a text may have with any contestant."""
-        return self.context - self.before
+        return self.base.context - self.before
 
     def start(self, text: str) -> str:
         """A plain text, or as many of its first characters as every contestant has room for."""

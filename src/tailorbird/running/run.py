@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tailorbird import store, techniques
 from tailorbird.data.text import printable
 from tailorbird.errors import Interrupted, SpecError, TailorbirdError
 from tailorbird.events import Events
-from tailorbird.plan import Facts, Plan, make_plan, refuse_too_long
+from tailorbird.plan import Facts, Plan, chains, make_plan, refuse_too_long
 from tailorbird.plan.making import need_a_contestant
 from tailorbird.running import curves, repeats, sealing, steps, writing
 from tailorbird.running.folder import RunFolder, choose
@@ -192,7 +192,7 @@ def work_through(shop: Workshop) -> Finished:
     bare = [w for w in works if w.entrant.technique == "zero_shot"]
     others = [w for w in works if w not in outside and w not in bare]
     others.sort(key=lambda w: w.entrant.trained)  # prompts first, then what is trained; each in spec order
-    others = parents_first(others)
+    others = chains.parents_first(others, lambda w: (w.label, w.entrant.after))
 
     for work in (*outside, *bare):
         attempt(shop, work, validate)
@@ -202,6 +202,7 @@ def work_through(shop: Workshop) -> Finished:
     for work in others:
         if work.parent is not None:  # what it starts from is there only now
             skip_orphan(shop, work)
+            take_from_parent(shop, work, by_label)
             attempt(shop, work, steps.rehearse)
         attempt(shop, work, validate)
     for work in works:
@@ -215,22 +216,14 @@ def work_through(shop: Workshop) -> Finished:
     return conclude(shop, works, seal)
 
 
-def parents_first(works: Sequence[Work]) -> list[Work]:
-    """In their order, but each behind the one that it starts from."""
-    ordered: list[Work] = []
-    placed: set[str] = set()
-
-    def add(work: Work) -> None:
-        if work.label in placed:
-            return
-        if work.parent is not None and any(other is work.parent for other in works):
-            add(work.parent)
-        placed.add(work.label)
-        ordered.append(work)
-
-    for work in works:
-        add(work)
-    return ordered
+def take_from_parent(shop: Workshop, work: Work, by_label: Mapping[str, Work]) -> None:
+    """The settings that a parent's search has chosen and that its child goes on with: known only now."""
+    technique = techniques.get(str(work.entrant.technique))
+    planned = {label: other.entrant for label, other in by_label.items()}
+    before = chains.in_place(technique, work.entrant, planned, shop.material.made_before)
+    if before is not None and before.searched:
+        effective = {**work.entrant.effective, **chains.of_parent(technique, before)}
+        work.entrant = replace(work.entrant, effective=effective)
 
 
 def skip_orphan(shop: Workshop, work: Work) -> None:

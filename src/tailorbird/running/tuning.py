@@ -329,6 +329,8 @@ def sentence(tuning: JSON, search: Search) -> str:
     """One line for the row's note and the terminal."""
     count, what = len(tuning["trials"]), "Tuning loss" if search.lower else "Tuning score"
     trials = f"{count} trials"
+    if failed := sum(trial["state"] == "failed" for trial in tuning["trials"]):
+        trials += f" ({failed} of them failed)"
     if (tuning["asked"] or 0) > count:
         trials += f" (of {tuning['asked']} asked: no untried settings were left)"
     if tuning["best"] == 0:

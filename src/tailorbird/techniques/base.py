@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tailorbird.engine.train import Trainable
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+COMMON_TOKENS = 5000
 ALL_TASKS = frozenset({"classify", "answer", "write"})
 
 
@@ -36,7 +37,7 @@ class NoSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TrainingSettings(BaseModel):
+class LearningSettings(BaseModel):
     """What every technique that learns from rows can be told."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +65,11 @@ class TrainingSettings(BaseModel):
         le=1000,
         description="Looks at Tuning in a row, one an epoch, without a lower loss that end it; 0 = none.",
     )
+
+
+class TrainingSettings(LearningSettings):
+    """What one can be told, too, that goes on with a part of its own kind."""
+
     keep_optimizer: bool = Field(
         False,
         description="Keep the optimizer's state beside the result: the same technique, started from it (`after:`), "
@@ -76,10 +82,11 @@ class Technique:
     another seed or other Train rows give another customization.
 
     How it can start from another customization (`after:`), by kinds of its parts (`artifacts.parts.KINDS`): those it
-    `makes` itself and finds in place it goes on with; those it bears `beside` it stay in place, frozen; those it
-    `folds` are added to the weights first. A parent with any other part is refused. Kinds that are `own_only` it goes
-    on with only where the same technique made them. `state_folder`: where a customization keeps what a training goes
-    on with beside its parts (`artifacts/training_state.py`).
+    `makes` itself and finds in place it goes on with, unless it `goes_on` with none; those it bears `beside` it stay in
+    place, frozen; those it `folds` are added to the weights first. A parent with any other part is refused. Kinds that
+    are `own_only` it goes on with only where the same technique made them. `begins`: settings of how a part begins that
+    it makes anew, without effect where it goes on with a parent's. `state_folder`: where a customization keeps what a
+    training goes on with beside its parts (`artifacts/training_state.py`).
     """
 
     name: ClassVar[str]
@@ -87,13 +94,20 @@ class Technique:
     revision: ClassVar[int] = 1
     trained: ClassVar[bool] = False
     varies: ClassVar[bool] = True
+    goes_on: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = ALL_TASKS
     Settings: ClassVar[type[BaseModel]] = NoSettings
     makes: ClassVar[frozenset[str]] = frozenset()
+    begins: ClassVar[frozenset[str]] = frozenset()
     beside: ClassVar[frozenset[str]] = frozenset()
     folds: ClassVar[frozenset[str]] = frozenset()
     own_only: ClassVar[frozenset[str]] = frozenset()
     state_folder: ClassVar[str] = "optimizer"
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The kinds of parts that a parent may have."""
+        return (self.makes if self.goes_on else frozenset()) | self.beside | self.folds
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         """Defaults that depend on the base or the number of Train rows; the rest stand in `Settings`."""
@@ -106,6 +120,11 @@ class Technique:
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> Any:
         """The typed settings: what was asked over the defaults. Raises pydantic's ValidationError."""
         return self.Settings.model_validate({**self.defaults(base, rows), **asked})
+
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that give the part that it makes its shape, as they take effect: where it goes on with a
+        parent's part they are the parent's. `settings`: its own, or those of another maker of such a part."""
+        return {}
 
     def chooses(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings by which tensors are chosen to learn, as they take effect: with others a training cannot go on
@@ -137,6 +156,22 @@ class Learned:
     output_bytes: int = 0
 
 
+MEASURED_WIDTH = 576  # of SmolLM2-135M
+
+
+def by_width(rate: float, base: BaseFacts) -> float:
+    """A learning rate of AdamW for matrices of the network, known to be good at SmolLM2-135M, at the base's width.
+
+    In proportion to 1 / hidden_size, to two digits: Yang et al. 2021, "Tensor Programs V: Tuning Large Neural Networks
+    via Zero-Shot Hyperparameter Transfer", table 3 (Adam, hidden weights). Measured by us is the rate at 576 alone.
+    Larger bases then get what their recipes have: at 4096 sft 1.4e-5 to 2.8e-5 (published for 7 and 8 billion
+    parameters: 1e-5 to 2e-5), lora 7e-5 to 1.4e-4 (1e-4 to 2e-4). The fit to LoRA and full fine-tuning of Llama in
+    Schulman and Thinking Machines Lab 2025, "LoRA Without Regret", falls as hidden_size^-0.78. Narrower bases get the
+    measured rate: nobody has shown that they bear more.
+    """
+    return float(f"{rate * min(1.0, MEASURED_WIDTH / base.hidden_size):.2g}")
+
+
 def low_rank_learned(base: BaseFacts, rank: int) -> Learned:
     """Pairs of matrices of this rank beside all linear layers but the output."""
     h, q, k, wide = base.hidden_size, base.heads * base.head_dim, base.kv_heads * base.head_dim, base.intermediate_size
@@ -147,13 +182,15 @@ def low_rank_learned(base: BaseFacts, rank: int) -> Learned:
 @dataclass(frozen=True)
 class TrainingContext:
     """What `trainable` may use beside the model. `generator`: all its randomness. `tokenize`: ids of a plain text.
-    `task_text`: the task in words, its instruction and its labels. `kept`: what the parent kept beside its parts
-    (`Trained.kept`); nothing where there is no parent of the same technique.
+    `task_text`: the task in words, its instruction and its labels. `common`: ids of that many most common tokens.
+    `kept`: what the parent kept beside its parts (`Trained.kept`); nothing where there is no parent of the same
+    technique.
     """
 
     generator: torch.Generator
     tokenize: Callable[[str], Sequence[int]]
     task_text: str
+    common: Callable[[int], Sequence[int]]
     kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     def text_ids(self, text: str | None, count: int) -> list[int]:
@@ -165,6 +202,13 @@ class TrainingContext:
                 remedy="set initialization_text, give the task an instruction, or set another initialization",
             )
         return [ids[place % len(ids)] for place in range(count)]
+
+    def sampled_ids(self, count: int) -> list[int]:
+        """`count` token ids drawn among the 5,000 most common ones (Lester et al. 2021, §3.2)."""
+        import torch
+
+        common = self.common(COMMON_TOKENS)
+        return [common[place] for place in torch.randint(len(common), (count,), generator=self.generator).tolist()]
 
 
 class Trained(Technique):

@@ -15,7 +15,15 @@ from pydantic import Field
 
 from tailorbird.artifacts.parts import Decode, LowRank, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings, low_rank_learned
+from tailorbird.techniques.base import (
+    NOTHING,
+    Learned,
+    Trained,
+    TrainingContext,
+    TrainingSettings,
+    by_width,
+    low_rank_learned,
+)
 from tailorbird.techniques.ranges import Range, choice
 from tailorbird.types import BaseFacts
 
@@ -45,13 +53,18 @@ class Lora(Trained):
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
-        return {"learning_rate": 1e-3 if large else 5e-4, "epochs": 3, "batch_rows": 32 if large else 16}
+        rate = by_width(1e-3 if large else 5e-4, base)
+        return {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
 
     def search_space(self, base: BaseFacts, rows: int, asked: Mapping[str, Any] = NOTHING) -> dict[str, Range]:
         return {**super().search_space(base, rows, asked), "rank": choice(8, 16, 32, 64)}
 
     def learned(self, settings: LoraSettings, base: BaseFacts) -> Learned:
         return low_rank_learned(base, settings.rank)
+
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        own = {name: settings[name] for name in ("rank", "alpha", "rslora")}
+        return {**own, "targets": sorted(settings["targets"])}
 
     def trainable(self, model: Model, settings: LoraSettings, context: TrainingContext) -> Trainable:
         from tailorbird.engine import low_rank

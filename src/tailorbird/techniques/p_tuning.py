@@ -125,6 +125,13 @@ class PTuning(Trained):
         parameters = sum(math.prod(shape) for shape in settings.shapes(base.hidden_size).values())
         return Learned(parameters, virtual_tokens=settings.total_virtual_tokens)
 
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        own = {name: settings[name] for name in ("total_virtual_tokens", "encoder", "encoder_hidden_size")}
+        return {
+            **own,
+            "encoder_layers": (settings["encoder_layers"] or LSTM_LAYERS) if own["encoder"] == "lstm" else None,
+        }
+
     def trainable(self, model: Model, settings: PTuningSettings, context: TrainingContext) -> Trainable:
         from torch import nn
 

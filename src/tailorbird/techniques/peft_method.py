@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, PeftAdapter, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings, low_rank_learned
+from tailorbird.techniques.base import Learned, LearningSettings, Trained, TrainingContext, by_width, low_rank_learned
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from tailorbird.engine.train import Trainable
 
 RANKS = {"dora": 16, "loha": 8, "vera": 256}
+MATRICES = ("dora", "loha")  # ia3 and vera train vectors
 RATES = {"dora": 5e-4, "ia3": 1e-2, "loha": 1e-3, "vera": 1e-2}
 
 
-class PeftSettings(TrainingSettings):
+class PeftSettings(LearningSettings):
     """Settings of `peft`."""
 
     method: Literal["dora", "ia3", "loha", "vera"] = Field("dora", description="Which of PEFT's methods.")
@@ -62,11 +63,14 @@ class PeftMethod(Trained):
     citation = "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation; the methods of the PEFT library"
     Settings = PeftSettings
     makes = frozenset({"peft"})
+    goes_on = False  # PEFT's layers are made by PEFT, and put over layers that have none
     beside = frozenset({"soft", "kv", "delta", "weights"})
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> PeftSettings:
         large = rows >= 2000
-        rate = RATES.get(str(asked.get("method", "dora")), 1e-3) * (2 if large else 1)
+        method = str(asked.get("method", "dora"))
+        rate = RATES.get(method, 1e-3) * (2 if large else 1)
+        rate = by_width(rate, base) if method in MATRICES else rate
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return PeftSettings.model_validate({**defaults, **asked})
 

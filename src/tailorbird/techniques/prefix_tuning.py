@@ -54,8 +54,10 @@ class PrefixTuningSettings(TrainingSettings):
 class PrefixTuning(Trained):
     name = "prefix_tuning"
     citation = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation"
+    revision = 2
     Settings = PrefixTuningSettings
     makes = frozenset({"kv"})
+    begins = frozenset({"initialization", "initialization_text"})
     beside = frozenset({"low_rank", "peft", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
@@ -71,6 +73,9 @@ class PrefixTuning(Trained):
     def learned(self, settings: PrefixTuningSettings, base: BaseFacts) -> Learned:
         pairs = settings.total_virtual_tokens
         return Learned(pairs * base.layers * 2 * base.kv_heads * base.head_dim, pairs=pairs)
+
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"total_virtual_tokens": settings["total_virtual_tokens"]}
 
     def trainable(self, model: Model, settings: PrefixTuningSettings, context: TrainingContext) -> Trainable:
         import torch
@@ -95,14 +100,13 @@ class PrefixTuning(Trained):
 
 def _start(model: Model, settings: PrefixTuningSettings, context: TrainingContext) -> Tensor:
     """(layers, 2, G, n, D): the base's own keys and values for a text, or noise as widely spread as those of sampled
-    vocabulary, in each layer."""
+    common tokens, in each layer."""
     import torch
 
     count = settings.total_virtual_tokens
     if settings.initialization == "text":
         return _activations(model, context.text_ids(settings.initialization_text, count))
-    sampled = torch.randint(model.vocabulary, (count,), generator=context.generator).tolist()
-    own = _activations(model, sampled)
+    own = _activations(model, context.sampled_ids(count))
     noise = torch.randn(own.shape, generator=context.generator).to(own)
     return noise * own.std(dim=(2, 3, 4), keepdim=True)
 

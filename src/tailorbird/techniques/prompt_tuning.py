@@ -1,8 +1,8 @@
 """Prompt tuning: a `total_virtual_tokens x hidden_size` matrix P before the embedded text; the base stays frozen.
 
 Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", §2: maximize log Pr(Y | [P; X]) over P
-alone. §3.2: P starts from embeddings of sampled vocabulary, or of a text such as the task's own words (class labels in
-the paper). Nothing else is changed, so other tasks cannot be.
+alone. §3.2: P starts from embeddings of tokens sampled among the 5,000 most common, or of a text such as the task's own
+words (class labels in the paper). Nothing else is changed, so other tasks cannot be.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PromptTuningSettings(TrainingSettings):
     total_virtual_tokens: int = Field(20, ge=1, le=2048, description="Rows of the trained matrix.")
     initialization: Literal["vocabulary", "text", "random"] = Field(
         "vocabulary",
-        description="Start from embeddings of sampled tokens, of a text, or from noise of the embeddings' spread.",
+        description="Start from embeddings of sampled common tokens, of a text, or from noise as widely spread.",
     )
     initialization_text: str | None = Field(
         None,
@@ -51,8 +51,10 @@ class PromptTuningSettings(TrainingSettings):
 class PromptTuning(Trained):
     name = "prompt_tuning"
     citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning"
+    revision = 2
     Settings = PromptTuningSettings
     makes = frozenset({"soft"})
+    begins = frozenset({"initialization", "initialization_text"})
     beside = frozenset({"low_rank", "peft", "delta", "weights"})
 
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
@@ -69,6 +71,9 @@ class PromptTuning(Trained):
         tokens = settings.total_virtual_tokens
         return Learned(tokens * base.hidden_size, virtual_tokens=tokens)
 
+    def shape(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"total_virtual_tokens": settings["total_virtual_tokens"]}
+
     def trainable(self, model: Model, settings: PromptTuningSettings, context: TrainingContext) -> Trainable:
         import torch
 
@@ -84,8 +89,8 @@ class PromptTuning(Trained):
                 )
             start = model.soft.detach().float().clone()
         elif settings.initialization == "vocabulary":
-            chosen = torch.randint(embeddings.shape[0], (count,), generator=context.generator)
-            start = embeddings[chosen.to(embeddings.device)].clone()
+            ids = context.sampled_ids(count)
+            start = embeddings[torch.tensor(ids, device=embeddings.device)].clone()
         elif settings.initialization == "text":
             ids = context.text_ids(settings.initialization_text, count)
             start = embeddings[torch.tensor(ids, device=embeddings.device)].clone()

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
 from tailorbird.errors import SpecError
-from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import NOTHING, Learned, Trained, TrainingContext, TrainingSettings, by_width
 from tailorbird.techniques.ranges import Range
 from tailorbird.types import BaseFacts
 
@@ -54,10 +54,13 @@ class Selective(Trained):
     beside = frozenset({"soft", "kv", "low_rank", "peft", "weights"})
 
     def settings(self, asked: Mapping[str, Any], base: BaseFacts, rows: int) -> SelectiveSettings:
-        """A few vectors stand a rate ten times that of whole blocks."""
+        """A few vectors stand a rate ten times that of whole blocks, and as much of it at every width."""
         large = rows >= 2000
         vectors = asked.get("update", "last_layers") != "last_layers"
-        rate = (5e-3 if vectors else 5e-4) if large else (2e-3 if vectors else 2e-4)
+        if vectors:
+            rate = 5e-3 if large else 2e-3
+        else:
+            rate = by_width(5e-4 if large else 2e-4, base)
         defaults = {"learning_rate": rate, "epochs": 3, "batch_rows": 32 if large else 16}
         return SelectiveSettings.model_validate({**defaults, **asked})
 

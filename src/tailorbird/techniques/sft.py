@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.artifacts.parts import Decode, Parts, Prompt
-from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings
+from tailorbird.techniques.base import Learned, Trained, TrainingContext, TrainingSettings, by_width
 from tailorbird.types import BaseFacts
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Sft(Trained):
     def defaults(self, base: BaseFacts, rows: int) -> dict[str, Any]:
         large = rows >= 2000
         return {
-            "learning_rate": 2e-4 if large else 1e-4,
+            "learning_rate": by_width(2e-4 if large else 1e-4, base),
             "epochs": 2 if large else 3,
             "batch_rows": 32 if large else 16,
         }

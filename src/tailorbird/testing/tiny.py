@@ -76,11 +76,14 @@ def make_tiny_base(folder: Path, shape: Shape = "llama", *, seed: int = 0, hidde
 
 
 def training_context(seed: int = 0) -> TrainingContext:
-    """What a technique's `trainable` is given beside the model; a text's ids are its bytes."""
+    """What a technique's `trainable` is given beside the model; a text's ids are its bytes, printable ones common."""
     import torch
 
     return TrainingContext(
-        torch.Generator().manual_seed(seed), lambda text: list(text.encode()), "Name it.\nred, green"
+        torch.Generator().manual_seed(seed),
+        lambda text: list(text.encode()),
+        "Name it.\nred, green",
+        lambda count: range(32, min(127, 32 + count)),
     )
 
 
