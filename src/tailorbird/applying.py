@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.artifacts.table import BASE
-from tailorbird.errors import ArtifactError, DataError, Interrupted, SpecError
+from tailorbird.errors import ArtifactError, DataError, Interrupted, SafetyError, SpecError
 from tailorbird.running.writing import inert
 from tailorbird.types import Answer, Answerer, Request
 
@@ -83,7 +83,7 @@ def by_task(
         try:
             labels = served.labels(task)
             return Ask(labels, 0 if labels else max_new_tokens or served.max_new_tokens(task), task)
-        except (SpecError, ArtifactError) as error:  # no such task, or one that is damaged: the other rows go on
+        except (SpecError, ArtifactError, SafetyError) as error:  # no such task, or a damaged one: the others go on
             return Ask(problem=error.what)
 
     return ask

@@ -23,7 +23,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def read_json(path: str | Path) -> Any:
     """The value in a JSON file of ours; a file that is torn or not JSON is an ArtifactError that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON; an integer too long, or nested too deep
         raise ArtifactError(
             f"is not readable JSON ({error})",
             where=str(path),
@@ -90,8 +90,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ArtifactError(f"is not readable JSON ({error.msg})", where=f"{path}:{number}") from error
+            except (ValueError, RecursionError) as error:
+                raise ArtifactError(f"is not readable JSON ({error})", where=f"{path}:{number}") from error
     return rows
 
 
@@ -111,6 +111,27 @@ def canonical(value: Any) -> str:
 
 def sha256_json(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def with_hash(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a hash of its own content, for a file that nothing else holds a hash of."""
+    return {**facts, "sha256": sha256_json(dict(facts))}
+
+
+def without_hash(value: Any, path: str | Path) -> dict[str, Any]:
+    """What `with_hash` was given, from what was read at `path`; ArtifactError where anything of it was changed."""
+    facts = {name: part for name, part in value.items() if name != "sha256"} if isinstance(value, dict) else {}
+    try:
+        same = bool(facts) and value.get("sha256") == sha256_json(facts)
+    except (ValueError, RecursionError):  # NaN, or nested too deep: not written here
+        same = False
+    if not same:
+        raise ArtifactError(
+            "is not as it was written (the hash of its own content differs)",
+            where=str(path),
+            remedy="put back what was there, or make it again",
+        )
+    return facts
 
 
 def key(*parts: Any) -> str:

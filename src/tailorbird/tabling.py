@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tailorbird import spec as specs
 from tailorbird import store
-from tailorbird.artifacts.layout import PROMPT
-from tailorbird.artifacts.manifest import ADDED
-from tailorbird.artifacts.table import PromptTable, Version, begin, refuse_unfit
+from tailorbird.artifacts.table import PromptTable, begin, refuse_unfit
+from tailorbird.artifacts.version import Split, Version, read_version
 from tailorbird.bases.headers import folder_headers
 from tailorbird.errors import SpecError, TailorbirdError
 from tailorbird.plan import wrong_settings
@@ -51,11 +50,11 @@ def _add(table: Path, chosen: Chosen, task: str) -> Added:
 
 def _made_at(chosen: Chosen) -> str | None:
     """When the choice of its run was sealed; of a task of another table what that says."""
-    comparison, added = chosen.place / "comparison.json", chosen.folder / ADDED
+    comparison = chosen.place / "comparison.json"
     if comparison.is_file():
         sealed = (store.read_json(comparison).get("recommendation") or {}).get("sealed_at")
         return str(sealed) if sealed else None
-    return store.read_json(added).get("made_at") if added.is_file() else None
+    return read_version(chosen.folder).added.made_at
 
 
 def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] = ()) -> tuple[Spec, str]:
@@ -86,16 +85,15 @@ def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] 
 def _document(table: PromptTable, version: Version, data: Path, after: str) -> JSON:
     if not data.exists():
         raise SpecError("no such file or folder", where=str(data))
-    prompt = store.read_json(version.folder / PROMPT)
-    decode, manifest = prompt["decode"], version.manifest
-    task: JSON = {"kind": decode["kind"], "instruction": prompt["instruction"]}
-    task |= {"labels": decode["labels"]} if decode["labels"] else {"max_new_tokens": decode["max_new_tokens"]}
+    decode, manifest = version.prompt.decode, version.manifest
+    task: JSON = {"kind": decode.kind, "instruction": version.prompt.instruction}
+    task |= {"labels": decode.labels} if decode.labels else {"max_new_tokens": decode.max_new_tokens}
     settings = {**manifest.settings_effective, "total_virtual_tokens": version.virtual_tokens}
     on = {"label": version.task, "technique": manifest.technique, "after": after, "settings": settings}
     before = {"label": BEFORE, "adapter": str(version.folder.resolve())}
-    base = Path(table.base["folder"])
+    base = Path(table.base.folder)
     return {
-        "base": str(base) if (base / "config.json").is_file() else table.base["name"],
+        "base": str(base) if (base / "config.json").is_file() else table.base.name,
         "name": f"{version.task[:40].rstrip('.-_')}-{store.key(manifest.identity, str(data))[:8]}",
         "data": str(data),
         "task": task,
@@ -118,7 +116,7 @@ def listed(table: Path) -> JSON:
     `lora_bytes`: of an adapter of rank 16 on all linear layers of the same base, for comparison; None where the base is
     not at its place."""
     opened = PromptTable.open(table)
-    base, rows = Path(opened.base["folder"]), []
+    base, rows = Path(opened.base.folder), []
     damaged: dict[str, TailorbirdError] = opened.damaged()
     for version in opened.versions():
         try:
@@ -127,8 +125,8 @@ def listed(table: Path) -> JSON:
             damaged[version.name] = error
     return {
         "table": str(table),
-        "base": opened.base["name"],
-        "fingerprint": opened.base["fingerprint"],
+        "base": opened.base.name,
+        "fingerprint": opened.base.fingerprint,
         "compute_dtype": opened.compute_dtype,
         "lora_bytes": lora_bytes(base) if (base / "config.json").is_file() else None,
         "tasks": rows,
@@ -137,10 +135,10 @@ def listed(table: Path) -> JSON:
 
 
 def _row(version: Version) -> JSON:
-    scores: dict[str, Any] = dict(version.scores or {})
-    split = "test" if (scores.get("test") or {}).get("n") else "validation"
-    score = scores.get(split) or {}
-    forgetting = (scores.get("forgetting") or {}).get("bits_per_byte") or {}
+    scores, added = version.scores, version.added
+    split = "test" if scores.test is not None and scores.test.n else "validation"
+    score = (scores.test if split == "test" else scores.validation) or Split()
+    forgetting = scores.forgetting and scores.forgetting.bits_per_byte
     return {
         "task": version.task,
         "version": version.number,
@@ -148,12 +146,12 @@ def _row(version: Version) -> JSON:
         "technique": version.manifest.technique,
         "virtual_tokens": version.virtual_tokens,
         "bytes": version.bytes,
-        "split": split if score else None,
-        **{key: score.get(key) for key in ("score", "low", "high", "n")},
-        "forgetting": forgetting.get("change"),
+        "split": None if score.score is None else split,
+        **score.model_dump(),
+        "forgetting": forgetting.change if forgetting else None,
         "identity": version.manifest.identity,
         "parent": (version.manifest.parent or {}).get("identity"),
-        **{key: version.made.get(key) for key in ("from", "label", "made_at", "added_at")},
+        **added.model_dump(by_alias=True, include={"place", "label", "made_at", "added_at"}),
     }
 
 

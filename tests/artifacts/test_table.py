@@ -62,10 +62,18 @@ def resealed(folder: Path, **changes: Any) -> None:
     manifest["files"] = {name: store.sha256_file(folder / name) for name in manifest["files"]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     if (folder / "added.json").is_file():
-        added = json.loads((folder / "added.json").read_text())
-        beside = {name: store.sha256_file(folder / name) for name in added["beside"]}
-        added |= {"identity": read_manifest(folder).identity, "beside": beside}
-        (folder / "added.json").write_text(json.dumps(added))
+        beside = {name: store.sha256_file(folder / name) for name in kept(folder / "added.json")["beside"]}
+        rehashed(folder / "added.json", identity=read_manifest(folder).identity, beside=beside)
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What is in a file that holds a hash of its own content."""
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+
+
+def rehashed(path: Path, **changes: Any) -> None:
+    """Changed, and its own hash right."""
+    path.write_text(json.dumps(store.with_hash(kept(path) | changes)))
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -194,6 +202,44 @@ def test_a_flipped_byte_in_any_file_of_a_table_is_refused(table: Path, base: Pat
     opened(table, base)
 
 
+@pytest.mark.parametrize("name", ["table.json", "prompt_table/colours/added.json"])
+def test_a_flipped_bit_anywhere_in_what_the_table_wrote_is_refused_or_without_effect(table: Path, name: str) -> None:
+    def read() -> tuple[PromptTable, Version]:
+        opened = PromptTable.open(table)
+        return opened, opened.verified(opened.find("colours"))
+
+    good, wanted = (table / name).read_bytes(), read()
+    for place in range(len(good)):
+        for bit in (1, 32):
+            broken = bytearray(good)
+            broken[place] ^= bit
+            (table / name).write_bytes(bytes(broken))
+            try:
+                assert read() == wanted
+                assert json.loads(broken) == json.loads(good), place
+            except ArtifactError as refused:
+                assert str(table / name) in str(refused), place  # noqa: PT017 (or without effect)
+
+
+def test_the_order_of_the_versions_cannot_be_changed(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    second, _ = add(table, child(made["colours"], tmp_path / "next"), base, "colours")
+    for folder, its, other in ((table / "prompt_table" / "colours", 1, 2), (second.folder, 2, 1)):
+        text = (folder / "added.json").read_text()
+        (folder / "added.json").write_text(text.replace(f'"version": {its}', f'"version": {other}'))
+    with pytest.raises(ArtifactError, match="not as it was written"):
+        PromptTable.open(table).find("colours")
+
+
+def test_a_table_of_an_earlier_layout_is_refused_with_what_to_do(table: Path) -> None:
+    (table / "table.json").write_text(json.dumps(kept(table / "table.json") | {"schema": 1}))
+    with pytest.raises(
+        ArtifactError, match=r"schema 1 is not the one .*(\n.*)begin a new table and add the runs to it"
+    ):
+        PromptTable.open(table)
+
+
 def test_its_scores_and_its_card_are_those_that_were_added(base: Path, made: dict[str, Path], tmp_path: Path) -> None:
     measured = shutil.copytree(made["colours"], tmp_path / "measured")
     store.write_json(measured / "scores.json", {"test": {"n": 100, "score": 0.32}})
@@ -296,12 +342,10 @@ def test_an_older_version_does_not_answer_for_a_damaged_newer_one(
 
 def test_a_table_copied_to_another_base_is_refused(table: Path, tmp_path: Path) -> None:
     other = make_tiny_base(tmp_path / "other", seed=1)
-    value = json.loads((table / "table.json").read_text())
-    value["base"]["folder"] = str(other)
-    (table / "table.json").write_text(json.dumps(value))
+    rehashed(table / "table.json", base={**kept(table / "table.json")["base"], "folder": str(other)})
     with pytest.raises(ArtifactError, match="made for another base"):
         opened(table, other)
-    (table / "table.json").write_text(json.dumps({**value, "schema": 7}))
+    rehashed(table / "table.json", schema=7)
     with pytest.raises(ArtifactError, match="schema 7 is not the one this version reads"):
         opened(table, other)
 
@@ -321,8 +365,9 @@ from pathlib import Path
 from tailorbird.artifacts.manifest import read_manifest
 from tailorbird.artifacts.table import PromptTable, begin
 verb, table, source, base, task = sys.argv[1:]
+MADE = {"from": "run", "label": "l", "made_at": None, "added_at": "now"}
 if verb == "add":
-    begin(Path(table), read_manifest(Path(source)), Path(base)).add(Path(source), task, {"at": "now"})
+    begin(Path(table), read_manifest(Path(source)), Path(base)).add(Path(source), task, MADE)
 else:
     PromptTable.open(table).remove(task)
 """

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tailorbird import store
 from tailorbird.errors import ArtifactError, SafetyError
@@ -18,6 +18,7 @@ SCHEMA = 1
 NAME = "manifest.json"
 ADDED = "added.json"  # how it came into a prompt table
 BESIDE = frozenset({NAME, "README.md", "scores.json", ADDED})  # written beside, not part of the identity
+M = TypeVar("M", bound=BaseModel)
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".npy", ".npz", ".ckpt")
 
 
@@ -51,6 +52,13 @@ class Manifest(BaseModel):
     files: dict[str, str]
     check_rows: list[CheckRow]
     parent: dict[str, str] | None = None  # label, technique and identity of the one it was started from
+
+    @field_validator("environment")
+    @classmethod
+    def _says_how_to_open_it(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if type(value.get("device")) is not str or type(value.get("threads")) is not int or value["threads"] < 1:
+            raise ValueError("does not say on which device it was measured, with how many threads")
+        return value
 
     @property
     def identity(self) -> str:
@@ -92,12 +100,19 @@ def read_manifest(folder: Path) -> Manifest:
             where=str(path),
             remedy="open it with the tailorbird version that wrote it, or run its spec again",
         )
+    return typed(Manifest, value, path)
+
+
+def typed(model: type[M], value: Any, path: Path) -> M:
+    """What a JSON file holds, as `model`; ArtifactError names the first field that is not of its type."""
     try:
-        return Manifest.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"manifest field {field}: {first['msg']}", where=str(path)) from error
+        raise ArtifactError(
+            f"{path.stem} field {field}: {first['msg']}" if field else f"{path.name}: {first['msg']}", where=str(path)
+        ) from error
 
 
 def verify(folder: Path, fingerprint: str | None = None) -> Manifest:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.artifacts.layout import PROMPT
-from tailorbird.artifacts.table import PromptTable, Version
+from tailorbird.artifacts.table import PromptTable
+from tailorbird.artifacts.version import Version
 from tailorbird.errors import ArtifactError, SpecError
 from tailorbird.plan import Plan
 from tailorbird.running.folder import RunFolder, find
@@ -87,13 +87,13 @@ class Chosen:
 def in_table(table: PromptTable, name: str) -> Chosen:
     """A task of a prompt table, TASK or TASK@HASH."""
     version = table.verified(table.find(name))
-    prompt = store.read_json(version.folder / PROMPT)
+    decode = version.prompt.decode
     return replace(
         unverified(table, version),
         label=name,
-        instruction=prompt["instruction"],
-        labels=tuple(prompt["decode"]["labels"]),
-        max_new_tokens=int(prompt["decode"]["max_new_tokens"]),
+        instruction=version.prompt.instruction,
+        labels=tuple(decode.labels),
+        max_new_tokens=decode.max_new_tokens,
     )
 
 
@@ -104,11 +104,11 @@ def unverified(table: PromptTable, version: Version) -> Chosen:
         place=table.path,
         label=version.name,
         folder=version.folder,
-        base=table.base["name"],
-        base_then=Path(table.base["folder"]),
-        device_then=str(manifest.environment["device"]),
+        base=table.base.name,
+        base_then=Path(table.base.folder),
+        device_then=manifest.environment["device"],
         dtype=manifest.compute_dtype,
-        threads=int(manifest.environment["threads"]),
+        threads=manifest.environment["threads"],
         instruction=None,
         labels=(),
         max_new_tokens=0,

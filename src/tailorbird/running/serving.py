@@ -44,7 +44,7 @@ class Served:
         """Stands for all that can answer here."""
         tasks = {version.name: version.manifest.identity for version in self.table.versions()}
         others = {name: read_manifest(chosen.folder).identity for name, chosen in self.beside.items()}
-        return "sha256:" + store.sha256_json([self.table.base["fingerprint"], tasks, others])
+        return "sha256:" + store.sha256_json([self.table.base.fingerprint, tasks, others])
 
     def chosen(self, name: str) -> Chosen:
         """SpecError when nobody here has that name."""
@@ -105,6 +105,6 @@ def serve(path: Path, beside: Mapping[str, str]) -> Served:
         raise next(iter(table.damaged().values()))
     if taken := next((name for name in beside if name in all_tasks or name == BASE), None):
         raise SpecError(f"{taken!r} is in the table already", where=str(path), remedy="give it another name")
-    base = Path(table.base["folder"])
-    device = str(tasks[min(tasks)].manifest.environment["device"])
+    base = Path(table.base.folder)
+    device = tasks[min(tasks)].manifest.environment["device"]
     return Served(table, {name: replace(choose(run), base_then=base) for name, run in beside.items()}, device)
