@@ -23,7 +23,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,27 +111,6 @@ def canonical(value: Any) -> str:
 
 def sha256_json(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def with_hash(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with a hash of its own content, for a file that nothing else holds a hash of."""
-    return {**facts, "sha256": sha256_json(dict(facts))}
-
-
-def without_hash(value: Any, path: str | Path) -> dict[str, Any]:
-    """What `with_hash` was given, from what was read at `path`; ArtifactError where anything of it was changed."""
-    facts = {name: part for name, part in value.items() if name != "sha256"} if isinstance(value, dict) else {}
-    try:
-        same = bool(facts) and value.get("sha256") == sha256_json(facts)
-    except (ValueError, RecursionError):  # NaN, or nested too deep: not written here
-        same = False
-    if not same:
-        raise ArtifactError(
-            "is not as it was written (the hash of its own content differs)",
-            where=str(path),
-            remedy="put back what was there, or make it again",
-        )
-    return facts
 
 
 def key(*parts: Any) -> str:

@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 
-from tailorbird import store
-from tailorbird.artifacts.manifest import read_manifest
-from tailorbird.artifacts.table import PromptTable, Version, begin
-from tailorbird.errors import ArtifactError, ResourceError, SpecError, TailorbirdError
+from tailorbird import store, tabling
+from tailorbird.applying import by_task
+from tailorbird.artifacts.manifest import read_manifest, with_hash
+from tailorbird.artifacts.table import PromptTable, begin
+from tailorbird.artifacts.version import Version, beside
+from tailorbird.data import read_inputs
+from tailorbird.errors import ArtifactError, ResourceError, SafetyError, SpecError, TailorbirdError
+from tailorbird.reporting.table_list import rows as table_rows
 from tailorbird.running.opening import in_table
+from tailorbird.running.serving import serve
 from tailorbird.testing import make_tiny_base
 
 from .test_customization import make
@@ -73,7 +78,7 @@ def kept(path: Path) -> dict[str, Any]:
 
 def rehashed(path: Path, **changes: Any) -> None:
     """Changed, and its own hash right."""
-    path.write_text(json.dumps(store.with_hash(kept(path) | changes)))
+    path.write_text(json.dumps(with_hash(kept(path) | changes)))
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -322,6 +327,80 @@ def test_a_damaged_task_leaves_the_others_and_can_be_taken_out(
         shut.remove("coolers")
     assert list(shut.damaged()) == ["colours@damaged"]
     assert shut.remove("colours") == ["colours@damaged"]
+    assert add(table, made["colours"], base, "colours")[1]
+
+
+def written(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def hashed_again(name: str, text: str) -> Callable[[Path], None]:
+    """A file that is not what it should be, with all hashes right: as made elsewhere."""
+
+    def plant(folder: Path) -> None:
+        (folder / name).write_text(text)
+        resealed(folder)
+
+    return plant
+
+
+def put_beside(name: str, text: Callable[[str], str]) -> Callable[[Path], None]:
+    """As `hashed_again`, in what is no part of the identity."""
+
+    def plant(folder: Path) -> None:
+        path = folder / name
+        path.write_text(text(path.read_text() if path.is_file() else ""))
+        rehashed(folder / "added.json", beside=beside(folder))
+
+    return plant
+
+
+def scored(text: str) -> Callable[[Path], None]:
+    return put_beside("scores.json", lambda _: text)
+
+
+def measured_on(environment: dict[str, Any]) -> Callable[[Path], None]:
+    return put_beside("manifest.json", lambda old: json.dumps({**json.loads(old), "environment": environment}))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        *(
+            written(name, "[" * 100_000)
+            for name in ("manifest.json", "added.json", "scores.json", "adapter_config.json")
+        ),
+        *(written(name, '{"schema": ' + "9" * 6000 + "}") for name in ("manifest.json", "added.json", "prompt.json")),
+        *(written("added.json", text) for text in ("[]", "{}", '{"sha256": NaN}')),
+        *(hashed_again("adapter_config.json", text) for text in ("[]", '{"peft_type": "PROMPT_TUNING"}')),
+        *(hashed_again("prompt.json", text) for text in ("[]", '{"instruction": null, "decode": {}}')),
+        *(scored(text) for text in ("[]", '{"test": []}', '{"test": {"score": "0.9", "n": 4}}', '{"forgetting": 1}')),
+        measured_on({}),
+        measured_on({"device": "cpu", "threads": "many"}),
+        lambda folder: (folder / "notes.pkl").write_bytes(b"") and None,
+        lambda folder: rehashed(folder / "added.json", version="1"),
+    ],
+)
+def test_whatever_is_planted_in_one_task_the_others_go_on_and_it_can_be_taken_out(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path, plant: Callable[[Path], None]
+) -> None:
+    """`colours` is the first in the alphabet, after whose device a table is opened."""
+    add(table, made["others"], base, "others")
+    plant(table / "prompt_table" / "colours")
+    listed = tabling.listed(table)
+    assert [row["task"] for row in listed["tasks"]] == ["others"]
+    (damaged,) = listed["damaged"]
+    assert damaged.startswith("colours@")
+    list(table_rows(listed).columns)
+    assert in_table(PromptTable.open(table), "others").device() == "cpu"
+    with pytest.raises((ArtifactError, SafetyError)):
+        in_table(PromptTable.open(table), "colours")
+    (tmp_path / "in.csv").write_text("task,text\ncolours,red\nothers,blue\n")
+    ask = by_task(serve(table, {}), tmp_path / "in.csv", None)
+    assert [ask(row).problem is None for row in read_inputs(tmp_path / "in.csv")] == [False, True]
+    assert add(table, made["others"], base, "third")[1]
+    assert PromptTable.open(table).remove(damaged) == [damaged]
+    assert sorted(PromptTable.open(table).newest()) == ["others", "third"]
     assert add(table, made["colours"], base, "colours")[1]
 
 

@@ -115,6 +115,27 @@ def typed(model: type[M], value: Any, path: Path) -> M:
         ) from error
 
 
+def with_hash(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a hash of its own content, for a file that nothing else holds a hash of."""
+    return {**facts, "sha256": store.sha256_json(dict(facts))}
+
+
+def without_hash(value: Any, path: Path) -> dict[str, Any]:
+    """What `with_hash` was given, from what was read at `path`; ArtifactError where anything of it was changed."""
+    facts = {name: part for name, part in value.items() if name != "sha256"} if isinstance(value, dict) else {}
+    try:
+        same = bool(facts) and value.get("sha256") == store.sha256_json(facts)
+    except (ValueError, RecursionError):  # NaN, or nested too deep: not written here
+        same = False
+    if not same:
+        raise ArtifactError(
+            "is not as it was written (the hash of its own content differs)",
+            where=str(path),
+            remedy="put back what was there, or make it again",
+        )
+    return facts
+
+
 def verify(folder: Path, fingerprint: str | None = None) -> Manifest:
     """Compare every payload file with its hash, and the base with its fingerprint; refuse anything extra."""
     for found in folder.rglob("*"):

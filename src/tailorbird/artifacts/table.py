@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tailorbird import store
-from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, typed, verify
+from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, typed, verify, with_hash, without_hash
 from tailorbird.artifacts.version import READD, Version, beside, digest, read_version, stored_alone, write_added
 from tailorbird.errors import ArtifactError, ResourceError, SpecError, TailorbirdError
 from tailorbird.spec import checked_name, did_you_mean
@@ -79,7 +79,7 @@ class PromptTable:
                 where=str(path / NAME),
                 remedy="put back what was there, or begin a new table and add the runs to it again",
             )
-        facts = typed(Facts, store.without_hash(value, path / NAME), path / NAME)
+        facts = typed(Facts, without_hash(value, path / NAME), path / NAME)
         return PromptTable(path, facts.base, facts.template_hash, facts.compute_dtype)
 
     # What is there
@@ -230,7 +230,7 @@ def begin(path: Path, manifest: Manifest, base_folder: Path) -> PromptTable:
         if not PromptTable.is_at(path):
             base = {"name": manifest.base_name, "fingerprint": manifest.base_fingerprint, "folder": str(base_folder)}
             facts = {"template_hash": manifest.template_hash, "compute_dtype": manifest.compute_dtype}
-            store.write_json(path / NAME, store.with_hash({"schema": SCHEMA, "base": base, **facts}))
+            store.write_json(path / NAME, with_hash({"schema": SCHEMA, "base": base, **facts}))
     return PromptTable.open(path)
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tailorbird import store
 from tailorbird.artifacts.layout import ADAPTER_CONFIG, PROMPT, tensor_files
-from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, read_manifest, typed
+from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, read_manifest, typed, with_hash, without_hash
 from tailorbird.artifacts.parts import KINDS
 from tailorbird.errors import ArtifactError
 
@@ -140,7 +140,7 @@ def read_version(folder: Path) -> Version:
     hashes are right: `PromptTable.verified` does that."""
     manifest = read_manifest(folder)
     path = folder / ADDED
-    added = typed(Added, store.without_hash(_read(path), path), path)
+    added = typed(Added, without_hash(_read(path), path), path)
     task, at, end = folder.name.partition("@")
     if added.task != task or added.identity != manifest.identity or (at and end != digest(manifest)):
         raise ArtifactError(
@@ -164,7 +164,7 @@ def _read(path: Path) -> Any:
 def write_added(folder: Path, facts: dict[str, Any]) -> None:
     """added.json of what lies in `folder`."""
     added = Added.model_validate({**facts, "beside": beside(folder)})
-    store.write_json(folder / ADDED, store.with_hash(added.model_dump(by_alias=True)))
+    store.write_json(folder / ADDED, with_hash(added.model_dump(by_alias=True)))
 
 
 def beside(folder: Path) -> dict[str, str]:
