@@ -45,8 +45,10 @@ class Exported:
     effect: float | None = None
 
 
-def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False, dtype: str = "float32") -> Exported:
-    """Copy what other tools read to `out` (which must not exist or be empty).
+def export(
+    folder: Path, out: Path, *, base_folder: Path | None = None, merge: bool = False, dtype: str = "float32"
+) -> Exported:
+    """Copy what other tools read to `out` (which must not exist or be empty). `base_folder`: merging needs it.
 
     Raises SpecError when there is nothing to merge or what is there needs merging, ArtifactError when the folder is not
     what was measured, when it is to be merged into another base, or when `dtype` would lose the change.
@@ -55,8 +57,10 @@ def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False, d
     if dtype not in MERGE_TYPES:
         raise SpecError(f"weights cannot be merged in {dtype!r}", remedy=f"one of {', '.join(MERGE_TYPES)}")
     told: dict[str, float] = {}
+    if merge and base_folder is None:
+        raise SpecError("merging needs the base", remedy="give its base_folder")
     with _new_folder(folder, Path(out), base_folder if merge else None) as (temporary, names):
-        if merge:
+        if merge and base_folder is not None:
             told = _merged(folder, temporary, base_folder, dtype)
         else:
             _copied(folder, temporary)

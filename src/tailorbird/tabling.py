@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tailorbird.artifacts.version import Split, Version, read_version
 from tailorbird.bases.headers import folder_headers
 from tailorbird.errors import SpecError, TailorbirdError
 from tailorbird.plan import wrong_settings
-from tailorbird.running.opening import Chosen, choose
+from tailorbird.running.opening import Chosen, base_folder, choose, unverified
 from tailorbird.types import JSON
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _add(table: Path, chosen: Chosen, task: str) -> Added:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"from": chosen.place.name, "label": chosen.label, "made_at": _made_at(chosen), "added_at": at}
     manifest = refuse_unfit(chosen.folder, task)  # before a table is begun for it
-    opened = begin(table, manifest, chosen.base_folder)
+    opened = begin(table, manifest)
     return Added(*opened.add(chosen.folder, task, made))
 
 
@@ -57,18 +58,25 @@ def _made_at(chosen: Chosen) -> str | None:
     return read_version(chosen.folder).added.made_at
 
 
-def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] = ()) -> tuple[Spec, str]:
+def continuation(
+    table: Path, name: str, source: Path, overrides: Sequence[str] = (), base: str | Path | None = None
+) -> tuple[Spec, str]:
     """The spec that trains a task on, and the label of what comes out.
 
     `source` a spec: run as it is, its contestant of the task's technique starting from the task. Data: a spec with that
     contestant, with the version it starts from beside it, and the base. Its name holds version and data, so that the
-    same command finds its run again.
+    same command finds its run again. `base`: where the base lies now; a spec says that itself where this is left out.
     """
     opened = PromptTable.open(table)
     version = opened.verified(opened.find(name))
     technique, after = version.manifest.technique, str(version.folder.resolve())
+    if base is not None:
+        here = unverified(opened, version, base).base_folder
+        overrides = [*overrides, f"base={json.dumps(str(here))}"]
     if source.suffix not in (".yaml", ".yml"):
-        document = _document(opened, version, source.resolve(), after)
+        at_hand = any(override.partition("=")[0].strip() == "base" for override in overrides)
+        here = Path() if at_hand else unverified(opened, version).base_folder
+        document = _document(version, here, source.resolve(), after)
         return specs.build(document, overrides=overrides, check=wrong_settings), version.task
     asked = specs.load(source, overrides, check=wrong_settings)
     own = [c.label for c in asked.contestants or () if c.technique == technique]
@@ -82,7 +90,7 @@ def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] 
     return asked.model_copy(update={"contestants": contestants}), own[0]
 
 
-def _document(table: PromptTable, version: Version, data: Path, after: str) -> JSON:
+def _document(version: Version, base: Path, data: Path, after: str) -> JSON:
     if not data.exists():
         raise SpecError("no such file or folder", where=str(data))
     decode, manifest = version.prompt.decode, version.manifest
@@ -91,9 +99,8 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
     settings = {**manifest.settings_effective, "total_virtual_tokens": version.virtual_tokens}
     on = {"label": version.task, "technique": manifest.technique, "after": after, "settings": settings}
     before = {"label": BEFORE, "adapter": str(version.folder.resolve())}
-    base = Path(table.base.folder)
     return {
-        "base": str(base) if (base / "config.json").is_file() else table.base.name,
+        "base": str(base),
         "name": f"{version.task[:40].rstrip('.-_')}-{store.key(manifest.identity, str(data))[:8]}",
         "data": str(data),
         "task": task,
@@ -114,9 +121,9 @@ def remove(table: Path, name: str) -> list[str]:
 def listed(table: Path) -> JSON:
     """What is in a table, every file compared with its hash. `damaged`: name -> why, of what is not as it was added.
     `lora_bytes`: of an adapter of rank 16 on all linear layers of the same base, for comparison; None where the base is
-    not at its place."""
+    not found."""
     opened = PromptTable.open(table)
-    base, rows = Path(opened.base.folder), []
+    rows = []
     damaged: dict[str, TailorbirdError] = opened.damaged()
     for version in opened.versions():
         try:
@@ -128,7 +135,7 @@ def listed(table: Path) -> JSON:
         "base": opened.base.name,
         "fingerprint": opened.base.fingerprint,
         "compute_dtype": opened.compute_dtype,
-        "lora_bytes": lora_bytes(base) if (base / "config.json").is_file() else None,
+        "lora_bytes": _lora_bytes(opened),
         "tasks": rows,
         "damaged": {name: str(error) for name, error in damaged.items()},
     }
@@ -155,7 +162,14 @@ def _row(version: Version) -> JSON:
     }
 
 
-def lora_bytes(base_folder: Path) -> int:
+def _lora_bytes(table: PromptTable) -> int | None:
+    try:
+        return lora_bytes(base_folder(table.path, (table.base.name, table.base.fingerprint)))
+    except TailorbirdError:  # the list does not need the base
+        return None
+
+
+def lora_bytes(folder: Path) -> int:
     """fp32 bytes of A and B of rank 16 on all linear layers but the output, from the shapes in the base's files."""
-    matrices = [t for t in folder_headers(base_folder) if len(t.shape) == 2 and re.search(r"\.\d+\.", t.name)]
+    matrices = [t for t in folder_headers(folder) if len(t.shape) == 2 and re.search(r"\.\d+\.", t.name)]
     return sum(4 * LORA_RANK * sum(matrix.shape) for matrix in matrices)

@@ -25,9 +25,11 @@ from tailorbird.reporting.table_list import rows as table_rows
 from tailorbird.running.opening import in_table
 from tailorbird.running.serving import serve
 from tailorbird.testing import make_tiny_base
+from tailorbird.types import Message, Request, Role
 
 from .test_customization import make
 
+ASKED = (Message(Role.USER, "red"),)
 MADE = {"from": "run", "label": "l", "made_at": "2026-01-01T00:00:00+00:00", "added_at": "2026-01-02T00:00:00+00:00"}
 
 
@@ -48,7 +50,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 def add(path: Path, source: Path, base: Path, task: str) -> tuple[Version, bool]:
-    return begin(path, read_manifest(source), base).add(source, task, MADE)
+    return begin(path, read_manifest(source)).add(source, task, MADE)
 
 
 def child(parent: Path, folder: Path) -> Path:
@@ -185,9 +187,7 @@ def test_a_folder_that_is_something_else_is_not_taken_for_a_table(
 
 def opened(table: Path, base: Path, task: str = "colours") -> Any:
     """As `load`, `apply` and `chat` open it."""
-    chosen = in_table(PromptTable.open(table), task)
-    assert chosen.base_folder == base
-    return chosen.open()
+    return in_table(PromptTable.open(table), task, base).open()
 
 
 def test_a_flipped_byte_in_any_file_of_a_table_is_refused(table: Path, base: Path) -> None:
@@ -421,12 +421,44 @@ def test_an_older_version_does_not_answer_for_a_damaged_newer_one(
 
 def test_a_table_copied_to_another_base_is_refused(table: Path, tmp_path: Path) -> None:
     other = make_tiny_base(tmp_path / "other", seed=1)
-    rehashed(table / "table.json", base={**kept(table / "table.json")["base"], "folder": str(other)})
     with pytest.raises(ArtifactError, match="made for another base"):
         opened(table, other)
     rehashed(table / "table.json", schema=7)
     with pytest.raises(ArtifactError, match="schema 7 is not the one this version reads"):
         opened(table, other)
+
+
+def test_a_table_finds_its_base_by_fingerprint_by_name_or_where_it_is_said_to_be(
+    table: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine: no absolute path is handed on, and nothing there has met the base."""
+    for file in (p for p in table.rglob("*") if p.is_file()):
+        assert str(base).encode() not in file.read_bytes(), file
+    monkeypatch.setenv("TAILORBIRD_HOME", str(tmp_path / "home"))
+    moved = Path(shutil.copytree(base, tmp_path / "moved"))
+    with pytest.raises(ResourceError, match="say where it lies now with --base FOLDER"):
+        in_table(PromptTable.open(table), "colours").open()
+    with pytest.raises(ArtifactError, match="made for another base"):
+        serve(table, {}, make_tiny_base(tmp_path / "other", seed=1)).answer([("base", Request("0", ASKED))])
+    served = serve(table, {}, moved)
+    assert len(list(served.answer([("base", Request("0", ASKED, max_new_tokens=1))]))) == 1
+    assert in_table(PromptTable.open(table), "colours").base_folder == moved.resolve()
+    shutil.move(moved, tmp_path / base.name)
+    monkeypatch.chdir(tmp_path)
+    assert in_table(PromptTable.open(table), "colours").base_folder == tmp_path / base.name
+
+
+def test_what_needs_no_base_does_not_look_for_it(
+    table: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILORBIRD_HOME", str(tmp_path / "home"))
+    assert tabling.add(tmp_path / "mine", f"{table}:colours").new
+    assert tabling.listed(tmp_path / "mine")["lora_bytes"] is None
+    with pytest.raises(ResourceError, match="--base FOLDER"):
+        tabling.continuation(table, "colours", table / "table.json")
+    spec, _ = tabling.continuation(table, "colours", table / "table.json", base=base)
+    assert spec.base is not None
+    assert spec.base.name == str(base.resolve())
 
 
 def test_a_second_writer_is_told_to_wait(table: Path, base: Path, made: dict[str, Path]) -> None:
@@ -446,7 +478,7 @@ from tailorbird.artifacts.table import PromptTable, begin
 verb, table, source, base, task = sys.argv[1:]
 MADE = {"from": "run", "label": "l", "made_at": None, "added_at": "now"}
 if verb == "add":
-    begin(Path(table), read_manifest(Path(source)), Path(base)).add(Path(source), task, MADE)
+    begin(Path(table), read_manifest(Path(source))).add(Path(source), task, MADE)
 else:
     PromptTable.open(table).remove(task)
 """

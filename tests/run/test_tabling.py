@@ -236,6 +236,9 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "peft" / "adapter_config.json").is_file()
     assert not (tmp_path / "peft" / "added.json").exists()
     assert command("export", f"{table}:topics", str(tmp_path / "e"), "--prompt-embeds", "--merge")[0] == 2
+    assert "--base is for --merge" in command("export", f"{table}:topics", str(tmp_path / "e"), "--base", str(BASE))[1]
+    assert command("chat", f"{table}:topics", "--base", str(BASE))[0] == 0
+    assert "no base and no folder called 'nowhere'" in command("chat", f"{table}:topics", "--base", "nowhere")[1]
     tensors = table / "prompt_table" / "topics" / "adapter_model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
     code, out = command("table", "list", str(table), "--json")
@@ -270,6 +273,8 @@ def test_a_task_is_trained_on_and_what_comes_out_is_its_next_version(folder: Pat
         assert added.version.manifest.parent is not None
         assert added.version.manifest.parent["identity"] == first.manifest.identity
         assert tabling.go_on(table, "words", finished, label).new is False
+        for file in (p for p in added.version.folder.rglob("*") if p.is_file()):  # nobody's business elsewhere
+            assert str(tmp_path).encode() not in file.read_bytes(), file
     assert PromptTable.open(table).find(first.name) == first
     release()
 

@@ -84,6 +84,17 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
+def refuse_other_base(place: Path, needed: tuple[str, str], fingerprint: str) -> None:
+    """ArtifactError where `fingerprint` is not that of the base (name, fingerprint) that what is at `place` needs."""
+    name, own = needed
+    if own != fingerprint:
+        raise ArtifactError(
+            f"made for another base: it needs {own[:23]}… ({name}), this one is {fingerprint[:23]}…",
+            where=str(place),
+            remedy="give the base it was made on (weights, tokenizer and chat template all count)",
+        )
+
+
 def payload(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in BESIDE)
 
@@ -148,13 +159,8 @@ def verify(folder: Path, fingerprint: str | None = None) -> Manifest:
                 f"{found.name} is a link", where=str(folder), remedy="copy the file itself into the folder"
             )
     manifest = read_manifest(folder)
-    if fingerprint is not None and manifest.base_fingerprint != fingerprint:
-        raise ArtifactError(
-            f"made for another base: it needs {manifest.base_fingerprint[:23]}… ({manifest.base_name}), "
-            f"this one is {fingerprint[:23]}…",
-            where=str(folder),
-            remedy="give the base it was made on (weights, tokenizer and chat template all count)",
-        )
+    if fingerprint is not None:
+        refuse_other_base(folder, (manifest.base_name, manifest.base_fingerprint), fingerprint)
     present = {str(p.relative_to(folder).as_posix()): p for p in payload(folder)}
     for name, digest in manifest.files.items():
         if name not in present:

@@ -34,12 +34,11 @@ DAMAGED = "damaged"  # in place of the hash of a task's first version, where tha
 
 
 class Base(BaseModel):
-    """The frozen base of all tasks: its name, its fingerprint, and the folder where it lay when the table was begun."""
+    """The frozen base of all tasks: wherever it lies on the machine where the table is opened."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str
     fingerprint: str
-    folder: str
 
 
 class Facts(BaseModel):
@@ -221,14 +220,14 @@ class PromptTable:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def begin(path: Path, manifest: Manifest, base_folder: Path) -> PromptTable:
+def begin(path: Path, manifest: Manifest) -> PromptTable:
     """The table at `path`; a new, empty one for this customization's base where there is none."""
     if not PromptTable.is_at(path) and _is_something_else(path):
         raise SpecError("exists, and is no prompt table", where=str(path), remedy="name a new folder")
     with _lock(path):
         store.sweep(path)
         if not PromptTable.is_at(path):
-            base = {"name": manifest.base_name, "fingerprint": manifest.base_fingerprint, "folder": str(base_folder)}
+            base = {"name": manifest.base_name, "fingerprint": manifest.base_fingerprint}
             facts = {"template_hash": manifest.template_hash, "compute_dtype": manifest.compute_dtype}
             store.write_json(path / NAME, with_hash({"schema": SCHEMA, "base": base, **facts}))
     return PromptTable.open(path)
