@@ -19,6 +19,7 @@ from tailorbird.errors import ArtifactError, DataError, Interrupted, SpecError, 
 from tailorbird.exporting import export_embeddings
 from tailorbird.running.opening import choose
 from tailorbird.running.serving import serve
+from tailorbird.testing import make_tiny_base
 
 from .conftest import BASE, World, write_rows
 
@@ -236,7 +237,9 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "peft" / "adapter_config.json").is_file()
     assert not (tmp_path / "peft" / "added.json").exists()
     assert command("export", f"{table}:topics", str(tmp_path / "e"), "--prompt-embeds", "--merge")[0] == 2
-    assert "--base is for --merge" in command("export", f"{table}:topics", str(tmp_path / "e"), "--base", str(BASE))[1]
+    assert (
+        "--base is for --merge and" in command("export", f"{table}:topics", str(tmp_path / "e"), "--base", str(BASE))[1]
+    )
     assert command("chat", f"{table}:topics", "--base", str(BASE))[0] == 0
     assert "no base and no folder called 'nowhere'" in command("chat", f"{table}:topics", "--base", "nowhere")[1]
     tensors = table / "prompt_table" / "topics" / "adapter_model.safetensors"
@@ -300,8 +303,8 @@ def test_the_embeddings_that_a_client_sends_give_the_same_logits(folder: Path, t
     from tailorbird.types import Message, Role
 
     chosen = choose(f"{folder}/table:words")
-    done = export_embeddings(chosen.folder, tmp_path / "embeds", base_name="stories260k")
-    assert {"README.md", "client.py", "prompt.json", "prompt_embeds.safetensors", "tokenizer.json"} <= set(done.files)
+    done = export_embeddings(chosen.folder, tmp_path / "embeds", base_folder=BASE)
+    assert {"README.md", "client.py", "client.json", "prompt_embeds.safetensors", "tokenizer.json"} <= set(done.files)
     loaded = importlib.util.spec_from_file_location("client", tmp_path / "embeds" / "client.py")
     assert loaded is not None
     assert loaded.loader is not None
@@ -316,10 +319,15 @@ def test_the_embeddings_that_a_client_sends_give_the_same_logits(folder: Path, t
     assert sent.shape == (3 + len(prompt), answerer.model.hidden_size)
     places, values = answerer.top_logits(prompt, 16)
     assert logits[places].tolist() == pytest.approx(values, abs=1e-4)
+    texts = ["stop </s> here", "</s>", " <s></s>  ends ", "a\U000f0000</s>\U000f0001b", "", "\n", "naïve 🦜 "]
+    for text in texts:
+        assert client.token_ids(text) == answerer.prompt([Message(Role.USER, text)]), text
+    with pytest.raises(SystemExit, match="not the base that this soft prompt was made on"):
+        client.embeddings(str(make_tiny_base(tmp_path / "other")), "plastic")
     body = client.request(str(BASE), "the chip of my card")
     assert json.loads(json.dumps(body))["prompt_embeds"]
     readme = (tmp_path / "embeds" / "README.md").read_text()
     assert "3 x 64 in fp32" in readme
     assert "{" not in readme
     with pytest.raises(SpecError, match="is no soft prompt alone"):
-        export_embeddings(choose(f"{folder}/runs/try:lora").folder, tmp_path / "no", base_name="x")
+        export_embeddings(choose(f"{folder}/runs/try:lora").folder, tmp_path / "no", base_folder=BASE)

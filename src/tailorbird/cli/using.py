@@ -194,13 +194,13 @@ def export(
 
     if dtype is not None and not merge:
         raise SpecError("--dtype is the type of merged weights", remedy="add --merge")
-    if base is not None and not merge:
-        raise SpecError("--base is for --merge: copying needs no base", remedy="leave it out")
+    if base is not None and not (merge or prompt_embeds):
+        raise SpecError("--base is for --merge and --prompt-embeds: copying needs no base", remedy="leave it out")
     if prompt_embeds and merge:
         raise SpecError("a soft prompt is no weight: there is nothing to merge", remedy="leave --merge out")
     chosen = choose(run, base)
     if prompt_embeds:
-        export_embeddings(chosen.folder, folder, base_name=chosen.base[0])
+        export_embeddings(chosen.folder, folder, base_folder=chosen.base_folder)
         print(folder)
         return
     below = chosen.base_folder if merge else None
