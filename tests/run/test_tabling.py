@@ -198,6 +198,18 @@ def test_a_damaged_task_is_the_problem_of_its_rows_alone(folder: Path, tmp_path:
         serve(tmp_path / "table", {"more": f"{folder}/runs/try:lora"})
 
 
+def test_an_option_that_no_row_reads_is_refused_before_anything_is_answered(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("task,text\nwords,plastic\nmore,cash\nnobody,x\n", encoding="utf-8")
+    (tmp_path / "texts.csv").write_text("task,text\n,Once\nbase,upon\n", encoding="utf-8")
+    table, out = str(folder / "table"), str(tmp_path / "out.csv")
+    code, said = command("apply", table, str(tmp_path / "labels.csv"), "-o", out, "--max-new-tokens", "3")
+    assert (code, "--max-new-tokens has no effect here" in said) == (2, True)
+    code, said = command("apply", table, str(tmp_path / "texts.csv"), "-o", out, "--threshold", "0.5")
+    assert (code, "a threshold is for labels" in said) == (2, True)
+    assert not (tmp_path / "out.csv").exists()
+    assert command("apply", table, str(tmp_path / "labels.csv"), "-o", out, "--threshold", "0.5")[0] == 0
+
+
 def test_a_file_without_the_column_is_refused_before_anything_is_answered(folder: Path, tmp_path: Path) -> None:
     write_queue(tmp_path / "in.csv", 3, header="id,topic,text")
     with pytest.raises(DataError, match="there is no column `task`; the columns are id, topic, text"):

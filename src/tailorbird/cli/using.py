@@ -53,7 +53,7 @@ def apply_(
     if unknown := sorted(named.keys() - set(INPUT_ROLES)):
         raise SpecError(f"--column knows no role {unknown[0]!r}; {did_you_mean(unknown[0], list(INPUT_ROLES))}")
     if PromptTable.is_at(Path(run)):
-        asked = _by_task(Path(run), file, beside or [], base, max_new_tokens, named)
+        asked = _by_task(Path(run), file, beside or [], base, max_new_tokens, threshold, named)
         say(f"the tasks of {run} on {file}")
     else:
         if beside:
@@ -105,6 +105,7 @@ def _by_task(
     beside: list[str],
     base: Path | None,
     max_new_tokens: int | None,
+    threshold: float | None,
     named: dict[str, str],
 ) -> dict[str, Any]:
     """What `apply` needs where each row names its task."""
@@ -116,7 +117,7 @@ def _by_task(
     return {
         "open_answers": lambda: served.answer,
         "identity": served.identity,
-        "ask": by_task(served, file, max_new_tokens, named),
+        "ask": by_task(served, file, max_new_tokens, named, threshold),
         "columns": BOTH,
         "max_new_tokens": max_new_tokens or 0,
         "window": WINDOW,
