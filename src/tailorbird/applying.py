@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
 from tailorbird.artifacts.table import BASE
-from tailorbird.errors import ArtifactError, DataError, Interrupted, SpecError
+from tailorbird.errors import ArtifactError, DataError, Interrupted, SafetyError, SpecError
 from tailorbird.running.writing import inert
 from tailorbird.types import Answer, Answerer, Request
 
@@ -61,12 +61,16 @@ def alone(answerer: Answerer) -> Answers:
 
 
 def by_task(
-    served: Served, path: Path, max_new_tokens: int | None, named: Mapping[str, str] = MappingProxyType({})
+    served: Served,
+    path: Path,
+    max_new_tokens: int | None,
+    named: Mapping[str, str] = MappingProxyType({}),
+    threshold: float | None = None,
 ) -> Callable[[InputRow], Ask]:
     """What each row of a file is asked, by the task that its column `task` names; empty is the untouched base.
 
     DataError when the first row has no such column. `max_new_tokens`: for rows that are written, instead of what their
-    tasks say.
+    tasks say; SpecError when there is none, or none with labels for the `threshold`.
     """
     from tailorbird.data import read_inputs
 
@@ -83,9 +87,18 @@ def by_task(
         try:
             labels = served.labels(task)
             return Ask(labels, 0 if labels else max_new_tokens or served.max_new_tokens(task), task)
-        except (SpecError, ArtifactError) as error:  # no such task, or one that is damaged: the other rows go on
+        except (SpecError, ArtifactError, SafetyError) as error:  # no such task, or a damaged one: the others go on
             return Ask(problem=error.what)
 
+    if max_new_tokens or threshold is not None:  # an option that no row reads is refused before any is answered
+        asks = (ask(row) for row in read_inputs(path, named) if row.problem is None)
+        labelled = {bool(one.labels) for one in asks if one.problem is None}
+        if max_new_tokens and labelled == {True}:
+            what = "--max-new-tokens has no effect here: the labels of all rows are scored, not written"
+            raise SpecError(what, where=str(path), remedy="leave it out")
+        if threshold is not None and labelled == {False}:
+            what = "a threshold is for labels; the tasks of all rows write text"
+            raise SpecError(what, where=str(path), remedy="leave --threshold out")
     return ask
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.artifacts.layout import DELTA, PROMPT, TOKENIZER_FILES, read_parts, save_weights
+from tailorbird.artifacts.layout import DELTA, TOKENIZER_FILES, read_parts, save_weights
 from tailorbird.artifacts.learned_from import NAME as LEARNED_FROM
 from tailorbird.artifacts.manifest import ADDED, read_manifest, verify
 from tailorbird.artifacts.training_state import STATE
@@ -45,8 +45,10 @@ class Exported:
     effect: float | None = None
 
 
-def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False, dtype: str = "float32") -> Exported:
-    """Copy what other tools read to `out` (which must not exist or be empty).
+def export(
+    folder: Path, out: Path, *, base_folder: Path | None = None, merge: bool = False, dtype: str = "float32"
+) -> Exported:
+    """Copy what other tools read to `out` (which must not exist or be empty). `base_folder`: merging needs it.
 
     Raises SpecError when there is nothing to merge or what is there needs merging, ArtifactError when the folder is not
     what was measured, when it is to be merged into another base, or when `dtype` would lose the change.
@@ -55,24 +57,32 @@ def export(folder: Path, out: Path, *, base_folder: Path, merge: bool = False, d
     if dtype not in MERGE_TYPES:
         raise SpecError(f"weights cannot be merged in {dtype!r}", remedy=f"one of {', '.join(MERGE_TYPES)}")
     told: dict[str, float] = {}
+    if merge and base_folder is None:
+        raise SpecError("merging needs the base", remedy="give its base_folder")
     with _new_folder(folder, Path(out), base_folder if merge else None) as (temporary, names):
-        if merge:
+        if merge and base_folder is not None:
             told = _merged(folder, temporary, base_folder, dtype)
         else:
             _copied(folder, temporary)
     return Exported(names, **told)
 
 
-def export_embeddings(folder: Path, out: Path, *, base_name: str) -> Exported:
+def export_embeddings(folder: Path, out: Path, *, base_folder: Path) -> Exported:
     """A soft prompt as `prompt_embeds.safetensors` (total_virtual_tokens, hidden_size) fp32, and what sends it before a
-    text to a server that takes embeddings: client.py for vLLM's `prompt_embeds`, prompt.json, tokenizer and template.
+    text to a server that takes embeddings: client.py for vLLM's `prompt_embeds`, what it goes by, and the tokenizer.
 
-    Raises SpecError when there is anything but a soft prompt, ArtifactError when the folder is not what was measured.
+    Raises SpecError when there is anything but a soft prompt, ArtifactError when the folder is not what was measured,
+    or was made on another base.
     """
+    import hashlib
+
     from safetensors.torch import save_file
 
+    from tailorbird.bases.model import load_model
+    from tailorbird.bases.renderer import Renderer
+
     folder = Path(folder)
-    with _new_folder(folder, Path(out)) as (temporary, names):
+    with _new_folder(folder, Path(out), base_folder) as (temporary, names):
         parts, manifest = read_parts(folder), read_manifest(folder)
         if parts.soft is None or parts.kinds != {"soft"}:
             raise SpecError(
@@ -80,13 +90,19 @@ def export_embeddings(folder: Path, out: Path, *, base_name: str) -> Exported:
                 remedy="export it without --prompt-embeds",
             )
         save_file({"prompt_embeds": parts.soft.contiguous()}, str(temporary / EMBEDDINGS))
-        for name in (*TOKENIZER_FILES, PROMPT):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, temporary / name)
+        renderer, network = Renderer.from_folder(base_folder), load_model(base_folder)
+        matrix = network.get_input_embeddings().weight.detach().numpy()
+        recipe = {
+            **renderer.around(lambda message: parts.prompt.conversation((message,))),
+            "embeddings": hashlib.sha256(matrix.tobytes()).hexdigest(),
+            "max_new_tokens": parts.decode.max_new_tokens,
+        }
+        store.write_json(temporary / "client.json", recipe)
+        store.write_text(temporary / "tokenizer.json", renderer.tokens.tokenizer.to_str())
         texts = resources.files("tailorbird") / "artifacts" / "prompt_embeds"
         shape = f"{parts.soft.shape[0]} x {parts.soft.shape[1]}"
         readme = (texts / "README.md").read_text(encoding="utf-8")
-        for mark, value in (("LABEL", manifest.label), ("BASE", base_name), ("SHAPE", shape)):
+        for mark, value in (("LABEL", manifest.label), ("BASE", manifest.base_name), ("SHAPE", shape)):
             readme = readme.replace(f"{{{mark}}}", value)
         store.write_text(temporary / "README.md", readme)
         store.write_text(temporary / "client.py", (texts / "client.txt").read_text(encoding="utf-8"))

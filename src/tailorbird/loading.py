@@ -83,12 +83,12 @@ class Model:
         return f"<Model {self.folder}>"
 
 
-def load(run: str | Path) -> Model:
+def load(run: str | Path, base: str | Path | None = None) -> Model:
     """Opens RUN[:LABEL] (`runs/help-desk:lora`; without LABEL the recommended customization) or TABLE:TASK. Verified,
-    or refused."""
+    or refused. `base`: the folder where its base lies now, where it is not found by itself."""
     from tailorbird.running.opening import choose
 
-    chosen = choose(run)
+    chosen = choose(run, base)
     return Model(chosen.open(), chosen.folder)
 
 
@@ -154,14 +154,15 @@ class Table:
         return f"<Table {self._served.table.path}: {', '.join(self.tasks)}>"
 
 
-def load_table(table: str | Path, beside: Mapping[str, str] | None = None) -> Table:
+def load_table(table: str | Path, beside: Mapping[str, str] | None = None, base: str | Path | None = None) -> Table:
     """Opens a prompt table. `beside`: customizations of the same base that are no soft prompts, as {name: RUN:LABEL}.
+    `base`: the folder where that base lies now, where it is not found by itself.
 
     A task is verified and opened when it is first asked. ArtifactError where one is not what was added.
     """
     from tailorbird.running.serving import serve
 
-    return Table(serve(Path(table), beside or {}))
+    return Table(serve(Path(table), beside or {}, base))
 
 
 def _for_each(tasks: Sequence[str] | str, turns: Sequence[Any]) -> list[str]:

@@ -82,7 +82,7 @@ def read_json(path: str | Path) -> Any:
     """The value in a JSON file of ours; a file that is torn or not JSON is an ArtifactError that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON; an integer too long, or nested too deep
         raise ArtifactError(
             f"is not readable JSON ({error})",
             where=str(path),
@@ -97,8 +97,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ArtifactError(f"is not readable JSON ({error.msg})", where=f"{path}:{number}") from error
+            except (ValueError, RecursionError) as error:
+                raise ArtifactError(f"is not readable JSON ({error})", where=f"{path}:{number}") from error
     return rows
 
 

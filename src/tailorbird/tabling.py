@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tailorbird import spec as specs
 from tailorbird import store, techniques
-from tailorbird.artifacts.layout import PROMPT
-from tailorbird.artifacts.manifest import ADDED
-from tailorbird.artifacts.table import PromptTable, Version, begin, refuse_unfit
+from tailorbird.artifacts.table import PromptTable, begin, refuse_unfit
+from tailorbird.artifacts.version import Split, Version, read_version
 from tailorbird.bases.headers import folder_headers
 from tailorbird.errors import SpecError, TailorbirdError
 from tailorbird.plan import wrong_settings
-from tailorbird.running.opening import Chosen, choose
+from tailorbird.running.opening import Chosen, base_folder, choose, unverified
 from tailorbird.types import JSON
 
 if TYPE_CHECKING:
@@ -47,31 +47,38 @@ def _add(table: Path, chosen: Chosen, task: str) -> Added:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"from": chosen.place.name, "label": chosen.label, "made_at": _made_at(chosen), "added_at": at}
     manifest = refuse_unfit(chosen.folder, task)  # before a table is begun for it
-    opened = begin(table, manifest, chosen.base_folder)
+    opened = begin(table, manifest)
     return Added(*opened.add(chosen.folder, task, made))
 
 
 def _made_at(chosen: Chosen) -> str | None:
     """When the choice of its run was sealed; of a task of another table what that says."""
-    comparison, added = chosen.place / "comparison.json", chosen.folder / ADDED
+    comparison = chosen.place / "comparison.json"
     if comparison.is_file():
         sealed = (store.read_json(comparison).get("recommendation") or {}).get("sealed_at")
         return str(sealed) if sealed else None
-    return store.read_json(added).get("made_at") if added.is_file() else None
+    return read_version(chosen.folder).added.made_at
 
 
-def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] = ()) -> tuple[Spec, str]:
+def continuation(
+    table: Path, name: str, source: Path, overrides: Sequence[str] = (), base: str | Path | None = None
+) -> tuple[Spec, str]:
     """The spec that trains a task on, and the label of what comes out.
 
     `source` a spec: run as it is, its contestant of the task's technique starting from the task. Data: a spec with that
     contestant, with the version it starts from beside it, and the base. Its name holds version and data, so that the
-    same command finds its run again.
+    same command finds its run again. `base`: where the base lies now; a spec says that itself where this is left out.
     """
     opened = PromptTable.open(table)
     version = opened.verified(opened.find(name))
     technique, after = version.manifest.technique, str(version.folder.resolve())
+    if base is not None:
+        here = unverified(opened, version, base).base_folder
+        overrides = [*overrides, f"base={json.dumps(str(here))}"]
     if source.suffix not in (".yaml", ".yml"):
-        document = _document(opened, version, source.resolve(), after)
+        at_hand = any(override.partition("=")[0].strip() == "base" for override in overrides)
+        here = Path() if at_hand else unverified(opened, version).base_folder
+        document = _document(version, here, source.resolve(), after)
         return specs.build(document, overrides=overrides, check=wrong_settings), version.task
     asked = specs.load(source, overrides, check=wrong_settings)
     own = [c.label for c in asked.contestants or () if c.technique == technique]
@@ -85,13 +92,12 @@ def continuation(table: Path, name: str, source: Path, overrides: Sequence[str] 
     return asked.model_copy(update={"contestants": contestants}), own[0]
 
 
-def _document(table: PromptTable, version: Version, data: Path, after: str) -> JSON:
+def _document(version: Version, base: Path, data: Path, after: str) -> JSON:
     if not data.exists():
         raise SpecError("no such file or folder", where=str(data))
-    prompt = store.read_json(version.folder / PROMPT)
-    decode, manifest = prompt["decode"], version.manifest
-    task: JSON = {"kind": decode["kind"], "instruction": prompt["instruction"]}
-    task |= {"labels": decode["labels"]} if decode["labels"] else {"max_new_tokens": decode["max_new_tokens"]}
+    decode, manifest = version.prompt.decode, version.manifest
+    task: JSON = {"kind": decode.kind, "instruction": version.prompt.instruction}
+    task |= {"labels": decode.labels} if decode.labels else {"max_new_tokens": decode.max_new_tokens}
     begins = techniques.get(manifest.technique).begins  # of a part that is there already
     settings = {name: value for name, value in manifest.settings_effective.items() if name not in begins}
     settings["total_virtual_tokens"] = version.virtual_tokens
@@ -101,9 +107,8 @@ def _document(table: PromptTable, version: Version, data: Path, after: str) -> J
         {"label": zero_shot, "technique": "zero_shot"},
         {"label": before, "adapter": str(version.folder.resolve())},
     ]
-    base = Path(table.base["folder"])
     return {
-        "base": str(base) if (base / "config.json").is_file() else table.base["name"],
+        "base": str(base),
         "name": f"{version.task[:40].rstrip('.-_')}-{store.key(manifest.identity, str(data))[:8]}",
         "data": str(data),
         "task": task,
@@ -124,9 +129,9 @@ def remove(table: Path, name: str) -> list[str]:
 def listed(table: Path) -> JSON:
     """What is in a table, every file compared with its hash. `damaged`: name -> why, of what is not as it was added.
     `lora_bytes`: of an adapter of rank 16 on all linear layers of the same base, for comparison; None where the base is
-    not at its place."""
+    not found."""
     opened = PromptTable.open(table)
-    base, rows = Path(opened.base["folder"]), []
+    rows = []
     damaged: dict[str, TailorbirdError] = opened.damaged()
     for version in opened.versions():
         try:
@@ -135,20 +140,20 @@ def listed(table: Path) -> JSON:
             damaged[version.name] = error
     return {
         "table": str(table),
-        "base": opened.base["name"],
-        "fingerprint": opened.base["fingerprint"],
+        "base": opened.base.name,
+        "fingerprint": opened.base.fingerprint,
         "compute_dtype": opened.compute_dtype,
-        "lora_bytes": lora_bytes(base) if (base / "config.json").is_file() else None,
+        "lora_bytes": _lora_bytes(opened),
         "tasks": rows,
         "damaged": {name: str(error) for name, error in damaged.items()},
     }
 
 
 def _row(version: Version) -> JSON:
-    scores: dict[str, Any] = dict(version.scores or {})
-    split = "test" if (scores.get("test") or {}).get("n") else "validation"
-    score = scores.get(split) or {}
-    forgetting = (scores.get("forgetting") or {}).get("bits_per_byte") or {}
+    scores, added = version.scores, version.added
+    split = "test" if scores.test is not None and scores.test.n else "validation"
+    score = (scores.test if split == "test" else scores.validation) or Split()
+    forgetting = scores.forgetting and scores.forgetting.bits_per_byte
     return {
         "task": version.task,
         "version": version.number,
@@ -156,16 +161,23 @@ def _row(version: Version) -> JSON:
         "technique": version.manifest.technique,
         "virtual_tokens": version.virtual_tokens,
         "bytes": version.bytes,
-        "split": split if score else None,
-        **{key: score.get(key) for key in ("score", "low", "high", "n")},
-        "forgetting": forgetting.get("change"),
+        "split": None if score.score is None else split,
+        **score.model_dump(),
+        "forgetting": forgetting.change if forgetting else None,
         "identity": version.manifest.identity,
         "parent": (version.manifest.parent or {}).get("identity"),
-        **{key: version.made.get(key) for key in ("from", "label", "made_at", "added_at")},
+        **added.model_dump(by_alias=True, include={"place", "label", "made_at", "added_at"}),
     }
 
 
-def lora_bytes(base_folder: Path) -> int:
+def _lora_bytes(table: PromptTable) -> int | None:
+    try:
+        return lora_bytes(base_folder(table.path, (table.base.name, table.base.fingerprint)))
+    except TailorbirdError:  # the list does not need the base
+        return None
+
+
+def lora_bytes(folder: Path) -> int:
     """fp32 bytes of A and B of rank 16 on all linear layers but the output, from the shapes in the base's files."""
-    matrices = [t for t in folder_headers(base_folder) if len(t.shape) == 2 and re.search(r"\.\d+\.", t.name)]
+    matrices = [t for t in folder_headers(folder) if len(t.shape) == 2 and re.search(r"\.\d+\.", t.name)]
     return sum(4 * LORA_RANK * sum(matrix.shape) for matrix in matrices)

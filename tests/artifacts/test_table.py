@@ -14,15 +14,22 @@ from typing import Any
 
 import pytest
 
-from tailorbird import store
-from tailorbird.artifacts.manifest import read_manifest
-from tailorbird.artifacts.table import PromptTable, Version, begin
-from tailorbird.errors import ArtifactError, ResourceError, SpecError, TailorbirdError
+from tailorbird import store, tabling
+from tailorbird.applying import by_task
+from tailorbird.artifacts.manifest import read_manifest, with_hash
+from tailorbird.artifacts.table import PromptTable, begin
+from tailorbird.artifacts.version import Version, beside
+from tailorbird.data import read_inputs
+from tailorbird.errors import ArtifactError, ResourceError, SafetyError, SpecError, TailorbirdError
+from tailorbird.reporting.table_list import rows as table_rows
 from tailorbird.running.opening import in_table
+from tailorbird.running.serving import serve
 from tailorbird.testing import make_tiny_base
+from tailorbird.types import Message, Request, Role
 
 from .test_customization import make
 
+ASKED = (Message(Role.USER, "red"),)
 MADE = {"from": "run", "label": "l", "made_at": "2026-01-01T00:00:00+00:00", "added_at": "2026-01-02T00:00:00+00:00"}
 
 
@@ -43,7 +50,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 def add(path: Path, source: Path, base: Path, task: str) -> tuple[Version, bool]:
-    return begin(path, read_manifest(source), base).add(source, task, MADE)
+    return begin(path, read_manifest(source)).add(source, task, MADE)
 
 
 def child(parent: Path, folder: Path) -> Path:
@@ -62,10 +69,18 @@ def resealed(folder: Path, **changes: Any) -> None:
     manifest["files"] = {name: store.sha256_file(folder / name) for name in manifest["files"]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     if (folder / "added.json").is_file():
-        added = json.loads((folder / "added.json").read_text())
-        beside = {name: store.sha256_file(folder / name) for name in added["beside"]}
-        added |= {"identity": read_manifest(folder).identity, "beside": beside}
-        (folder / "added.json").write_text(json.dumps(added))
+        beside = {name: store.sha256_file(folder / name) for name in kept(folder / "added.json")["beside"]}
+        rehashed(folder / "added.json", identity=read_manifest(folder).identity, beside=beside)
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What is in a file that holds a hash of its own content."""
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+
+
+def rehashed(path: Path, **changes: Any) -> None:
+    """Changed, and its own hash right."""
+    path.write_text(json.dumps(with_hash(kept(path) | changes)))
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -172,9 +187,7 @@ def test_a_folder_that_is_something_else_is_not_taken_for_a_table(
 
 def opened(table: Path, base: Path, task: str = "colours") -> Any:
     """As `load`, `apply` and `chat` open it."""
-    chosen = in_table(PromptTable.open(table), task)
-    assert chosen.base_folder == base
-    return chosen.open()
+    return in_table(PromptTable.open(table), task, base).open()
 
 
 def test_a_flipped_byte_in_any_file_of_a_table_is_refused(table: Path, base: Path) -> None:
@@ -192,6 +205,44 @@ def test_a_flipped_byte_in_any_file_of_a_table_is_refused(table: Path, base: Pat
         assert str(table) in str(refused.value), file
         file.write_bytes(good)
     opened(table, base)
+
+
+@pytest.mark.parametrize("name", ["table.json", "prompt_table/colours/added.json"])
+def test_a_flipped_bit_anywhere_in_what_the_table_wrote_is_refused_or_without_effect(table: Path, name: str) -> None:
+    def read() -> tuple[PromptTable, Version]:
+        opened = PromptTable.open(table)
+        return opened, opened.verified(opened.find("colours"))
+
+    good, wanted = (table / name).read_bytes(), read()
+    for place in range(len(good)):
+        for bit in (1, 32):
+            broken = bytearray(good)
+            broken[place] ^= bit
+            (table / name).write_bytes(bytes(broken))
+            try:
+                assert read() == wanted
+                assert json.loads(broken) == json.loads(good), place
+            except ArtifactError as refused:
+                assert str(table / name) in str(refused), place  # noqa: PT017 (or without effect)
+
+
+def test_the_order_of_the_versions_cannot_be_changed(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    second, _ = add(table, child(made["colours"], tmp_path / "next"), base, "colours")
+    for folder, its, other in ((table / "prompt_table" / "colours", 1, 2), (second.folder, 2, 1)):
+        text = (folder / "added.json").read_text()
+        (folder / "added.json").write_text(text.replace(f'"version": {its}', f'"version": {other}'))
+    with pytest.raises(ArtifactError, match="not as it was written"):
+        PromptTable.open(table).find("colours")
+
+
+def test_a_table_of_an_earlier_layout_is_refused_with_what_to_do(table: Path) -> None:
+    (table / "table.json").write_text(json.dumps(kept(table / "table.json") | {"schema": 1}))
+    with pytest.raises(
+        ArtifactError, match=r"schema 1 is not the one .*(\n.*)begin a new table and add the runs to it"
+    ):
+        PromptTable.open(table)
 
 
 def test_its_scores_and_its_card_are_those_that_were_added(base: Path, made: dict[str, Path], tmp_path: Path) -> None:
@@ -279,6 +330,80 @@ def test_a_damaged_task_leaves_the_others_and_can_be_taken_out(
     assert add(table, made["colours"], base, "colours")[1]
 
 
+def written(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def hashed_again(name: str, text: str) -> Callable[[Path], None]:
+    """A file that is not what it should be, with all hashes right: as made elsewhere."""
+
+    def plant(folder: Path) -> None:
+        (folder / name).write_text(text)
+        resealed(folder)
+
+    return plant
+
+
+def put_beside(name: str, text: Callable[[str], str]) -> Callable[[Path], None]:
+    """As `hashed_again`, in what is no part of the identity."""
+
+    def plant(folder: Path) -> None:
+        path = folder / name
+        path.write_text(text(path.read_text() if path.is_file() else ""))
+        rehashed(folder / "added.json", beside=beside(folder))
+
+    return plant
+
+
+def scored(text: str) -> Callable[[Path], None]:
+    return put_beside("scores.json", lambda _: text)
+
+
+def measured_on(environment: dict[str, Any]) -> Callable[[Path], None]:
+    return put_beside("manifest.json", lambda old: json.dumps({**json.loads(old), "environment": environment}))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        *(
+            written(name, "[" * 100_000)
+            for name in ("manifest.json", "added.json", "scores.json", "adapter_config.json")
+        ),
+        *(written(name, '{"schema": ' + "9" * 6000 + "}") for name in ("manifest.json", "added.json", "prompt.json")),
+        *(written("added.json", text) for text in ("[]", "{}", '{"sha256": NaN}')),
+        *(hashed_again("adapter_config.json", text) for text in ("[]", '{"peft_type": "PROMPT_TUNING"}')),
+        *(hashed_again("prompt.json", text) for text in ("[]", '{"instruction": null, "decode": {}}')),
+        *(scored(text) for text in ("[]", '{"test": []}', '{"test": {"score": "0.9", "n": 4}}', '{"forgetting": 1}')),
+        measured_on({}),
+        measured_on({"device": "cpu", "threads": "many"}),
+        lambda folder: (folder / "notes.pkl").write_bytes(b"") and None,
+        lambda folder: rehashed(folder / "added.json", version="1"),
+    ],
+)
+def test_whatever_is_planted_in_one_task_the_others_go_on_and_it_can_be_taken_out(
+    table: Path, base: Path, made: dict[str, Path], tmp_path: Path, plant: Callable[[Path], None]
+) -> None:
+    """`colours` is the first in the alphabet, after whose device a table is opened."""
+    add(table, made["others"], base, "others")
+    plant(table / "prompt_table" / "colours")
+    listed = tabling.listed(table)
+    assert [row["task"] for row in listed["tasks"]] == ["others"]
+    (damaged,) = listed["damaged"]
+    assert damaged.startswith("colours@")
+    list(table_rows(listed).columns)
+    assert in_table(PromptTable.open(table), "others").device() == "cpu"
+    with pytest.raises((ArtifactError, SafetyError)):
+        in_table(PromptTable.open(table), "colours")
+    (tmp_path / "in.csv").write_text("task,text\ncolours,red\nothers,blue\n")
+    ask = by_task(serve(table, {}), tmp_path / "in.csv", None)
+    assert [ask(row).problem is None for row in read_inputs(tmp_path / "in.csv")] == [False, True]
+    assert add(table, made["others"], base, "third")[1]
+    assert PromptTable.open(table).remove(damaged) == [damaged]
+    assert sorted(PromptTable.open(table).newest()) == ["others", "third"]
+    assert add(table, made["colours"], base, "colours")[1]
+
+
 def test_an_older_version_does_not_answer_for_a_damaged_newer_one(
     table: Path, base: Path, made: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -296,14 +421,44 @@ def test_an_older_version_does_not_answer_for_a_damaged_newer_one(
 
 def test_a_table_copied_to_another_base_is_refused(table: Path, tmp_path: Path) -> None:
     other = make_tiny_base(tmp_path / "other", seed=1)
-    value = json.loads((table / "table.json").read_text())
-    value["base"]["folder"] = str(other)
-    (table / "table.json").write_text(json.dumps(value))
     with pytest.raises(ArtifactError, match="made for another base"):
         opened(table, other)
-    (table / "table.json").write_text(json.dumps({**value, "schema": 7}))
+    rehashed(table / "table.json", schema=7)
     with pytest.raises(ArtifactError, match="schema 7 is not the one this version reads"):
         opened(table, other)
+
+
+def test_a_table_finds_its_base_by_fingerprint_by_name_or_where_it_is_said_to_be(
+    table: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine: no absolute path is handed on, and nothing there has met the base."""
+    for file in (p for p in table.rglob("*") if p.is_file()):
+        assert str(base).encode() not in file.read_bytes(), file
+    monkeypatch.setenv("TAILORBIRD_HOME", str(tmp_path / "home"))
+    moved = Path(shutil.copytree(base, tmp_path / "moved"))
+    with pytest.raises(ResourceError, match="say where it lies now with --base FOLDER"):
+        in_table(PromptTable.open(table), "colours").open()
+    with pytest.raises(ArtifactError, match="made for another base"):
+        serve(table, {}, make_tiny_base(tmp_path / "other", seed=1)).answer([("base", Request("0", ASKED))])
+    served = serve(table, {}, moved)
+    assert len(list(served.answer([("base", Request("0", ASKED, max_new_tokens=1))]))) == 1
+    assert in_table(PromptTable.open(table), "colours").base_folder == moved.resolve()
+    shutil.move(moved, tmp_path / base.name)
+    monkeypatch.chdir(tmp_path)
+    assert in_table(PromptTable.open(table), "colours").base_folder == tmp_path / base.name
+
+
+def test_what_needs_no_base_does_not_look_for_it(
+    table: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILORBIRD_HOME", str(tmp_path / "home"))
+    assert tabling.add(tmp_path / "mine", f"{table}:colours").new
+    assert tabling.listed(tmp_path / "mine")["lora_bytes"] is None
+    with pytest.raises(ResourceError, match="--base FOLDER"):
+        tabling.continuation(table, "colours", table / "table.json")
+    spec, _ = tabling.continuation(table, "colours", table / "table.json", base=base)
+    assert spec.base is not None
+    assert spec.base.name == str(base.resolve())
 
 
 def test_a_second_writer_is_told_to_wait(table: Path, base: Path, made: dict[str, Path]) -> None:
@@ -321,8 +476,9 @@ from pathlib import Path
 from tailorbird.artifacts.manifest import read_manifest
 from tailorbird.artifacts.table import PromptTable, begin
 verb, table, source, base, task = sys.argv[1:]
+MADE = {"from": "run", "label": "l", "made_at": None, "added_at": "now"}
 if verb == "add":
-    begin(Path(table), read_manifest(Path(source)), Path(base)).add(Path(source), task, {"at": "now"})
+    begin(Path(table), read_manifest(Path(source))).add(Path(source), task, MADE)
 else:
     PromptTable.open(table).remove(task)
 """

@@ -22,6 +22,7 @@ from tailorbird.running import run_spec
 from tailorbird.running.material import read_material
 from tailorbird.running.opening import choose
 from tailorbird.running.serving import serve
+from tailorbird.testing import make_tiny_base
 
 from .conftest import BASE, World, write_rows
 
@@ -214,6 +215,18 @@ def test_a_damaged_task_is_the_problem_of_its_rows_alone(folder: Path, tmp_path:
         serve(tmp_path / "table", {"more": f"{folder}/runs/try:lora"})
 
 
+def test_an_option_that_no_row_reads_is_refused_before_anything_is_answered(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("task,text\nwords,plastic\nmore,cash\nnobody,x\n", encoding="utf-8")
+    (tmp_path / "texts.csv").write_text("task,text\n,Once\nbase,upon\n", encoding="utf-8")
+    table, out = str(folder / "table"), str(tmp_path / "out.csv")
+    code, said = command("apply", table, str(tmp_path / "labels.csv"), "-o", out, "--max-new-tokens", "3")
+    assert (code, "--max-new-tokens has no effect here" in said) == (2, True)
+    code, said = command("apply", table, str(tmp_path / "texts.csv"), "-o", out, "--threshold", "0.5")
+    assert (code, "a threshold is for labels" in said) == (2, True)
+    assert not (tmp_path / "out.csv").exists()
+    assert command("apply", table, str(tmp_path / "labels.csv"), "-o", out, "--threshold", "0.5")[0] == 0
+
+
 def test_a_file_without_the_column_is_refused_before_anything_is_answered(folder: Path, tmp_path: Path) -> None:
     write_queue(tmp_path / "in.csv", 3, header="id,topic,text")
     with pytest.raises(DataError, match="there is no column `task`; the columns are id, topic, text"):
@@ -253,6 +266,11 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "peft" / "adapter_config.json").is_file()
     assert not (tmp_path / "peft" / "added.json").exists()
     assert command("export", f"{table}:topics", str(tmp_path / "e"), "--prompt-embeds", "--merge")[0] == 2
+    assert (
+        "--base is for --merge and" in command("export", f"{table}:topics", str(tmp_path / "e"), "--base", str(BASE))[1]
+    )
+    assert command("chat", f"{table}:topics", "--base", str(BASE))[0] == 0
+    assert "no base and no folder called 'nowhere'" in command("chat", f"{table}:topics", "--base", "nowhere")[1]
     tensors = table / "prompt_table" / "topics" / "adapter_model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
     code, out = command("table", "list", str(table), "--json")
@@ -283,6 +301,8 @@ def test_a_task_is_trained_on_and_what_comes_out_is_its_next_version(folder: Pat
     assert added.version.manifest.parent is not None
     assert added.version.manifest.parent["identity"] == first.manifest.identity
     assert tabling.go_on(table, "words", finished, label).new is False
+    for file in (p for p in added.version.folder.rglob("*") if p.is_file()):  # nobody's business elsewhere
+        assert str(tmp_path).encode() not in file.read_bytes(), file
     assert PromptTable.open(table).find(first.name) == first
     release()
 
@@ -369,8 +389,8 @@ def test_the_embeddings_that_a_client_sends_give_the_same_logits(folder: Path, t
     from tailorbird.types import Message, Role
 
     chosen = choose(f"{folder}/table:words")
-    done = export_embeddings(chosen.folder, tmp_path / "embeds", base_name="stories260k")
-    assert {"README.md", "client.py", "prompt.json", "prompt_embeds.safetensors", "tokenizer.json"} <= set(done.files)
+    done = export_embeddings(chosen.folder, tmp_path / "embeds", base_folder=BASE)
+    assert {"README.md", "client.py", "client.json", "prompt_embeds.safetensors", "tokenizer.json"} <= set(done.files)
     loaded = importlib.util.spec_from_file_location("client", tmp_path / "embeds" / "client.py")
     assert loaded is not None
     assert loaded.loader is not None
@@ -385,10 +405,15 @@ def test_the_embeddings_that_a_client_sends_give_the_same_logits(folder: Path, t
     assert sent.shape == (3 + len(prompt), answerer.model.hidden_size)
     places, values = answerer.top_logits(prompt, 16)
     assert logits[places].tolist() == pytest.approx(values, abs=1e-4)
+    texts = ["stop </s> here", "</s>", " <s></s>  ends ", "a\U000f0000</s>\U000f0001b", "", "\n", "naïve 🦜 "]
+    for text in texts:
+        assert client.token_ids(text) == answerer.prompt([Message(Role.USER, text)]), text
+    with pytest.raises(SystemExit, match="not the base that this soft prompt was made on"):
+        client.embeddings(str(make_tiny_base(tmp_path / "other")), "plastic")
     body = client.request(str(BASE), "the chip of my card")
     assert json.loads(json.dumps(body))["prompt_embeds"]
     readme = (tmp_path / "embeds" / "README.md").read_text()
     assert "3 x 64 in fp32" in readme
     assert "{" not in readme
     with pytest.raises(SpecError, match="is no soft prompt alone"):
-        export_embeddings(choose(f"{folder}/runs/try:lora").folder, tmp_path / "no", base_name="x")
+        export_embeddings(choose(f"{folder}/runs/try:lora").folder, tmp_path / "no", base_folder=BASE)

@@ -71,6 +71,22 @@ def test_vocabulary_is_sampled_among_common_tokens(base: Path) -> None:
     assert asked == [5000]
 
 
+@pytest.mark.parametrize("initialization", ["vocabulary", "text"])
+def test_it_starts_from_rows_as_a_base_that_scales_its_embeddings_looks_them_up(initialization: str) -> None:
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 259}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    model = Model(GemmaForCausalLM(GemmaConfig(**sizes, **heads)), verify=False)
+    settings = PromptTuningSettings(
+        learning_rate=0.1, epochs=1, batch_rows=1, total_virtual_tokens=4, initialization=initialization
+    )
+    made = PromptTuning().trainable(model, settings, training_context()).parameters["prompt_embeddings"].detach()
+    scaled = model.embeddings(torch.arange(259)).detach()
+    assert {tuple(row) for row in made.tolist()} <= {tuple(row) for row in scaled.tolist()}
+
+
 def test_a_text_without_tokens_is_refused(base: Path) -> None:
     context = TrainingContext(torch.Generator(), lambda text: [], "", lambda count: [])
     with pytest.raises(SpecError, match="no text to start from"):

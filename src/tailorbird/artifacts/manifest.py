@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tailorbird import store
 from tailorbird.errors import ArtifactError, SafetyError
@@ -18,6 +18,7 @@ SCHEMA = 1
 NAME = "manifest.json"
 ADDED = "added.json"  # how it came into a prompt table
 BESIDE = frozenset({NAME, "README.md", "scores.json", ADDED})  # written beside, not part of the identity
+M = TypeVar("M", bound=BaseModel)
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".npy", ".npz", ".ckpt")
 
 
@@ -52,6 +53,13 @@ class Manifest(BaseModel):
     check_rows: list[CheckRow]
     parent: dict[str, str] | None = None  # label, technique and identity of the one it was started from
 
+    @field_validator("environment")
+    @classmethod
+    def _says_how_to_open_it(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if type(value.get("device")) is not str or type(value.get("threads")) is not int or value["threads"] < 1:
+            raise ValueError("does not say on which device it was measured, with how many threads")
+        return value
+
     @property
     def identity(self) -> str:
         """Equal identity, equal customization: the base, the payload's hashes and how it is computed."""
@@ -76,6 +84,17 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
+def refuse_other_base(place: Path, needed: tuple[str, str], fingerprint: str) -> None:
+    """ArtifactError where `fingerprint` is not that of the base (name, fingerprint) that what is at `place` needs."""
+    name, own = needed
+    if own != fingerprint:
+        raise ArtifactError(
+            f"made for another base: it needs {own[:23]}… ({name}), this one is {fingerprint[:23]}…",
+            where=str(place),
+            remedy="give the base it was made on (weights, tokenizer and chat template all count)",
+        )
+
+
 def payload(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in BESIDE)
 
@@ -92,12 +111,40 @@ def read_manifest(folder: Path) -> Manifest:
             where=str(path),
             remedy="open it with the tailorbird version that wrote it, or run its spec again",
         )
+    return typed(Manifest, value, path)
+
+
+def typed(model: type[M], value: Any, path: Path) -> M:
+    """What a JSON file holds, as `model`; ArtifactError names the first field that is not of its type."""
     try:
-        return Manifest.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"manifest field {field}: {first['msg']}", where=str(path)) from error
+        raise ArtifactError(
+            f"{path.stem} field {field}: {first['msg']}" if field else f"{path.name}: {first['msg']}", where=str(path)
+        ) from error
+
+
+def with_hash(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a hash of its own content, for a file that nothing else holds a hash of."""
+    return {**facts, "sha256": store.sha256_json(dict(facts))}
+
+
+def without_hash(value: Any, path: Path) -> dict[str, Any]:
+    """What `with_hash` was given, from what was read at `path`; ArtifactError where anything of it was changed."""
+    facts = {name: part for name, part in value.items() if name != "sha256"} if isinstance(value, dict) else {}
+    try:
+        same = bool(facts) and value.get("sha256") == store.sha256_json(facts)
+    except (ValueError, RecursionError):  # NaN, or nested too deep: not written here
+        same = False
+    if not same:
+        raise ArtifactError(
+            "is not as it was written (the hash of its own content differs)",
+            where=str(path),
+            remedy="put back what was there, or make it again",
+        )
+    return facts
 
 
 def verify(folder: Path, fingerprint: str | None = None) -> Manifest:
@@ -112,13 +159,8 @@ def verify(folder: Path, fingerprint: str | None = None) -> Manifest:
                 f"{found.name} is a link", where=str(folder), remedy="copy the file itself into the folder"
             )
     manifest = read_manifest(folder)
-    if fingerprint is not None and manifest.base_fingerprint != fingerprint:
-        raise ArtifactError(
-            f"made for another base: it needs {manifest.base_fingerprint[:23]}… ({manifest.base_name}), "
-            f"this one is {fingerprint[:23]}…",
-            where=str(folder),
-            remedy="give the base it was made on (weights, tokenizer and chat template all count)",
-        )
+    if fingerprint is not None:
+        refuse_other_base(folder, (manifest.base_name, manifest.base_fingerprint), fingerprint)
     present = {str(p.relative_to(folder).as_posix()): p for p in payload(folder)}
     for name, digest in manifest.files.items():
         if name not in present:

@@ -20,52 +20,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from tailorbird import store
-from tailorbird.artifacts.layout import ADAPTER_CONFIG, PROMPT, tensor_files
-from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, read_manifest, verify
-from tailorbird.artifacts.parts import KINDS
+from tailorbird.artifacts.manifest import ADDED, BESIDE, Manifest, typed, verify, with_hash, without_hash
+from tailorbird.artifacts.version import READD, Version, beside, digest, read_version, stored_alone, write_added
 from tailorbird.errors import ArtifactError, ResourceError, SpecError, TailorbirdError
 from tailorbird.spec import checked_name, did_you_mean
 
-SCHEMA = 1
+SCHEMA = 2
 NAME, TASKS, BASE = "table.json", "prompt_table", "base"
 DAMAGED = "damaged"  # in place of the hash of a task's first version, where that cannot be told
-HASH = 12  # hex digits of an identity in a version's name
-STORED = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"})  # what stands before a text and changes no weight
 
 
-@dataclass(frozen=True)
-class Version:
-    """One customization in a table. `made`: the run it came from, and when; `scores`: its row in that comparison."""
+class Base(BaseModel):
+    """The frozen base of all tasks: wherever it lies on the machine where the table is opened."""
 
-    task: str
-    number: int
-    folder: Path
-    manifest: Manifest
-    made: Mapping[str, Any]
-    scores: Mapping[str, Any] | None
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    name: str
+    fingerprint: str
 
-    @property
-    def name(self) -> str:
-        """TASK@HASH: this version for good, whatever is added later."""
-        return f"{self.task}@{_digest(self.manifest)}"
 
-    @property
-    def virtual_tokens(self) -> int:
-        return int(store.read_json(self.folder / ADAPTER_CONFIG)["num_virtual_tokens"])
+class Facts(BaseModel):
+    """table.json."""
 
-    @property
-    def bytes(self) -> int:
-        """What has to be deployed beyond the base: tensors and prompt."""
-        return sum(file.stat().st_size for file in (*tensor_files(self.folder), self.folder / PROMPT))
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    schema_version: int = Field(alias="schema")
+    base: Base
+    template_hash: str
+    compute_dtype: str
 
 
 @dataclass(frozen=True)
 class PromptTable:
-    """A table on disk. `base`: name, fingerprint, and the folder where it lay when the table was begun."""
+    """A table on disk."""
 
     path: Path
-    base: Mapping[str, str]
+    base: Base
     template_hash: str
     compute_dtype: str
 
@@ -80,15 +71,15 @@ class PromptTable:
         if not PromptTable.is_at(path):
             raise ResourceError("there is no prompt table", where=str(path), remedy="`tailorbird table add` begins one")
         value = store.read_json(path / NAME)
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            found = value.get("schema") if isinstance(value, dict) else None
+        found = value.get("schema") if isinstance(value, dict) else None
+        if found != SCHEMA:
             raise ArtifactError(
-                f"schema {found!r} is not the one this version reads ({SCHEMA})", where=str(path / NAME)
+                f"schema {found!r} is not the one this version reads ({SCHEMA})",
+                where=str(path / NAME),
+                remedy="put back what was there, or begin a new table and add the runs to it again",
             )
-        try:
-            return PromptTable(path, dict(value["base"]), value["template_hash"], value["compute_dtype"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"is not a table's: {error!r}", where=str(path / NAME)) from error
+        facts = typed(Facts, without_hash(value, path / NAME), path / NAME)
+        return PromptTable(path, facts.base, facts.template_hash, facts.compute_dtype)
 
     # What is there
 
@@ -115,8 +106,8 @@ class PromptTable:
     def find(self, name: str) -> Version:
         """TASK (its newest version) or TASK@HASH. SpecError when there is none, ArtifactError when it is damaged."""
         versions, damaged = self._look()
-        task, at, digest = name.partition("@")
-        same = [v for v in versions if v.task == task and (not at or _digest(v.manifest) == digest)]
+        task, at, _ = name.partition("@")
+        same = [v for v in versions if v.task == task and (not at or v.name == name)]
         broken = [error for folder, error in damaged.items() if _task(folder) == task]
         if broken and not (at and same):
             raise broken[0]
@@ -138,42 +129,22 @@ class PromptTable:
 
     def verified(self, version: Version) -> Version:
         """Every file of it compared with its hash, and its base with the table's."""
-        verify(version.folder, self.base["fingerprint"])
-        kept, there = version.made.get("beside"), _beside(version.folder)
-        if kept != there:
-            changed = sorted(n for n in {*there, *(kept or {})} if (kept or {}).get(n) != there.get(n))
-            raise ArtifactError(
-                f"{', '.join(changed)}: not as it was added",
-                where=str(version.folder),
-                remedy="put back what was there, or remove the task and add it again",
-            )
+        verify(version.folder, self.base.fingerprint)
+        kept, there = version.added.beside, beside(version.folder)
+        if changed := sorted(name for name in {*there, *kept} if kept.get(name) != there.get(name)):
+            raise ArtifactError(f"{', '.join(changed)}: not as it was added", where=str(version.folder), remedy=READD)
         return version
 
     def _version(self, folder: Path) -> Version:
-        task, at, digest = folder.name.partition("@")
-        if not folder.is_dir() or folder.is_symlink() or _wrong_name(task) is not None:
+        if not folder.is_dir() or folder.is_symlink() or _wrong_name(_task(folder.name)) is not None:
             raise ArtifactError("does not belong to a prompt table", where=str(folder), remedy="remove it")
-        manifest = read_manifest(folder)
-        made = store.read_json(folder / ADDED) if (folder / ADDED).is_file() else None
-        if not isinstance(made, dict) or not isinstance(made.get("version"), int):
-            raise ArtifactError(f"{ADDED} is missing or is not a version's", where=str(folder))
-        if (
-            made.get("task") != task
-            or made.get("identity") != manifest.identity
-            or (at and digest != _digest(manifest))
-        ):
-            raise ArtifactError(
-                f"is not what was added as {made.get('task')!r} ({str(made.get('identity'))[:23]}…)",
-                where=str(folder),
-                remedy="put it back under its own name, or remove it and add it again",
-            )
-        self._fits(manifest, folder)
-        scores = store.read_json(folder / "scores.json") if (folder / "scores.json").is_file() else None
-        return Version(task, made["version"], folder, manifest, made, scores)
+        version = read_version(folder)
+        self._fits(version.manifest, folder)
+        return version
 
     def _fits(self, manifest: Manifest, where: Path) -> None:
         theirs = (manifest.base_fingerprint, manifest.template_hash, manifest.compute_dtype)
-        ours = (self.base["fingerprint"], self.template_hash, self.compute_dtype)
+        ours = (self.base.fingerprint, self.template_hash, self.compute_dtype)
         for what, its, own in zip(("base", "chat template", "compute type"), theirs, ours, strict=True):
             if its != own:
                 raise ArtifactError(
@@ -210,7 +181,7 @@ class PromptTable:
         The same one again changes nothing. One that was started from a version of this task is its next version;
         another one of a name that is taken is refused. `made` is kept in added.json.
         """
-        manifest = refuse_unfit(source, task, self.base["fingerprint"])
+        manifest = refuse_unfit(source, task, self.base.fingerprint)
         self._fits(manifest, source)
         with _lock(self.path):
             store.sweep(self.path / TASKS)
@@ -229,11 +200,11 @@ class PromptTable:
                 )
             number = there[-1].number + 1 if there else 1
             added = {**made, "task": task, "version": number, "identity": manifest.identity}
-            final = self.path / TASKS / (f"{task}@{_digest(manifest)}" if there else task)
+            final = self.path / TASKS / (f"{task}@{digest(manifest)}" if there else task)
             self._publish(source, manifest, added, final)
             return self._version(final), True
 
-    def _publish(self, source: Path, manifest: Manifest, added: Mapping[str, Any], final: Path) -> None:
+    def _publish(self, source: Path, manifest: Manifest, added: dict[str, Any], final: Path) -> None:
         temporary = final.with_name(f".{final.name}.tmp")
         try:
             with store.disk(final):
@@ -242,23 +213,23 @@ class PromptTable:
                         (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                         store.fault("copy")
                         shutil.copyfile(source / name, temporary / name)
-            store.write_json(temporary / ADDED, {**added, "beside": _beside(temporary)})
-            verify(temporary, self.base["fingerprint"])
+            write_added(temporary, added)
+            verify(temporary, self.base.fingerprint)
             store.publish_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def begin(path: Path, manifest: Manifest, base_folder: Path) -> PromptTable:
+def begin(path: Path, manifest: Manifest) -> PromptTable:
     """The table at `path`; a new, empty one for this customization's base where there is none."""
     if not PromptTable.is_at(path) and _is_something_else(path):
         raise SpecError("exists, and is no prompt table", where=str(path), remedy="name a new folder")
     with _lock(path):
         store.sweep(path)
         if not PromptTable.is_at(path):
-            base = {"name": manifest.base_name, "fingerprint": manifest.base_fingerprint, "folder": str(base_folder)}
+            base = {"name": manifest.base_name, "fingerprint": manifest.base_fingerprint}
             facts = {"template_hash": manifest.template_hash, "compute_dtype": manifest.compute_dtype}
-            store.write_json(path / NAME, {"schema": SCHEMA, "base": base, **facts})
+            store.write_json(path / NAME, with_hash({"schema": SCHEMA, "base": base, **facts}))
     return PromptTable.open(path)
 
 
@@ -282,18 +253,17 @@ def _wrong_name(task: str) -> str | None:
     return f"{BASE!r} is what rows for the untouched base are called" if task == BASE else None
 
 
-def _beside(folder: Path) -> dict[str, str]:
-    """Hashes of what lies beside the payload, the manifest first of all, which holds the payload's."""
-    names = sorted(BESIDE - {ADDED})
-    return {name: store.sha256_file(folder / name) for name in names if (folder / name).is_file()}
-
-
 def refuse_unfit(source: Path, task: str, fingerprint: str | None = None) -> Manifest:
     """The verified manifest. SpecError or ArtifactError for what no table (on that base) takes."""
     if wrong := _wrong_name(task):
         raise SpecError(wrong, remedy="name the task with --as")
     manifest = verify(source, fingerprint)
-    _stored_alone(source, manifest)
+    if not stored_alone(source):
+        raise SpecError(
+            f"{manifest.label} ({manifest.technique}) is more than a prompt before the text",
+            where=str(source),
+            remedy="a prompt table holds soft prompts and key/value prefixes; others are served beside it (--beside)",
+        )
     return manifest
 
 
@@ -303,20 +273,3 @@ def _task(folder: str) -> str:
 
 def _name_of_damaged(folder: str) -> str:
     return folder if "@" in folder or _wrong_name(folder) else f"{folder}@{DAMAGED}"
-
-
-def _digest(manifest: Manifest) -> str:
-    return manifest.identity.removeprefix("sha256:")[:HASH]
-
-
-def _stored_alone(folder: Path, manifest: Manifest) -> None:
-    """A part of its own folder means several parts; whole weights and deltas have no adapter_config.json."""
-    several = [kind for kind in KINDS if (folder / kind).is_dir()]
-    config = folder / ADAPTER_CONFIG
-    kind = store.read_json(config).get("peft_type") if config.is_file() and not several else None
-    if kind not in STORED:
-        raise SpecError(
-            f"{manifest.label} ({manifest.technique}) is more than a prompt before the text",
-            where=str(folder),
-            remedy="a prompt table holds soft prompts and key/value prefixes; others are served beside it (--beside)",
-        )

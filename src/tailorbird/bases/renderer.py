@@ -15,10 +15,10 @@ Loads with `tokenizers` and `jinja2`, without torch or transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tailorbird.bases.template import DEFAULT_TEMPLATE, ChatTemplate, RenderError, template_hash
 from tailorbird.bases.tokens import Tokens, tokenizer_settings
@@ -128,6 +128,19 @@ class Renderer:
         """Ids up to where the assistant's answer starts, as a server makes them."""
         marked, _ = self._mark(messages)
         return self.tokens.encode_marked(self._text(marked, generation=True))
+
+    def around(self, conversation: Callable[[Message], Sequence[Message]]) -> dict[str, Any]:
+        """What another program needs to make the ids of `prompt` around a last user's text, as JSON: what is written
+        before and after it, with marks; which of its ends are stripped; which of it is marked, and with what."""
+        marked, _ = self._mark(conversation(Message(Role.USER, f" \n{_PROBE} \n")))
+        before, _, after = self._text(marked, generation=True).rpartition(_PROBE)
+        left, right = not before.endswith(" \n"), not after.startswith(" \n")
+        return {
+            "before": before.removesuffix(" \n"),
+            "after": after.removeprefix(" \n"),
+            "strips": [left, right],
+            **self.tokens.marking(),
+        }
 
     def answer(self, text: str) -> list[int]:
         """Ids of an answer and of the end token, to stand behind a prompt."""

@@ -124,6 +124,12 @@ class Tokens:
             return content, 0
         return self._control.subn(lambda found: f"{OPEN}{found[0]}{CLOSE}", content)
 
+    def marking(self) -> dict[str, Any]:
+        """What `mark` and `encode_marked` go by, as JSON. `control`: an expression that finds control tokens."""
+        control = "(?!)" if self._control is None else self._control.pattern
+        ids = sorted(self.control_ids)
+        return {"marks": [OPEN, CLOSE], "control": control, "control_ids": ids, "prefixed": self._prefixed}
+
     def _plain(self, text: str) -> list[int]:
         """Ids that spell `text` without any added token."""
         ids = self._without_added.encode(text, add_special_tokens=False).ids

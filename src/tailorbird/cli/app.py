@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +37,10 @@ _state = {"debug": False}
 RunName = Annotated[
     str,
     typer.Argument(metavar="RUN[:LABEL]", help="A run's folder or name, and which contestant; or TABLE:TASK."),
+]
+BaseNow = Annotated[
+    Path | None,
+    typer.Option("--base", metavar="FOLDER", help="Where its base lies now, where it is not found by itself."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tailorbird.cli.app import Debug, app, command, console, say
+from tailorbird.cli.app import BaseNow, Debug, app, command, console, say
 from tailorbird.errors import ArtifactError
 
 table = typer.Typer(
@@ -78,6 +78,7 @@ def continue_(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="For example seed=1.")] = None,
     fork: Annotated[bool, typer.Option("--fork", help="Data or versions changed: begin anew beside.")] = False,
     runs: Annotated[Path, typer.Option(help="Where run folders lie.")] = Path("runs"),
+    base: BaseNow = None,
     debug: Debug = False,
 ) -> None:
     """Train on from a task; what comes out is its next version.
@@ -86,7 +87,7 @@ def continue_(
     from tailorbird import tabling
     from tailorbird.cli.making import run_to_its_end
 
-    spec, label = tabling.continuation(folder, name, source, overrides or [])
+    spec, label = tabling.continuation(folder, name, source, overrides or [], base)
     finished = run_to_its_end(spec, runs, fork=fork, continue_with=command())
     if code := finished.failures.get(label):
         say(f"{label} failed; why: tailorbird show {finished.folder}")

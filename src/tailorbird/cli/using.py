@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tailorbird.cli.app import Debug, RunName, app, command, say, stop_flag
+from tailorbird.cli.app import BaseNow, Debug, RunName, app, command, say, stop_flag
 from tailorbird.errors import SpecError
 
 
@@ -31,6 +31,7 @@ def apply_(
         list[str] | None,
         typer.Option("--column", metavar="ROLE=NAME", help="Which column is the prompt, id, system, context."),
     ] = None,
+    base: BaseNow = None,
     debug: Debug = False,
 ) -> None:
     """Answer a whole file, each row once.
@@ -52,12 +53,12 @@ def apply_(
     if unknown := sorted(named.keys() - set(INPUT_ROLES)):
         raise SpecError(f"--column knows no role {unknown[0]!r}; {did_you_mean(unknown[0], list(INPUT_ROLES))}")
     if PromptTable.is_at(Path(run)):
-        asked = _by_task(Path(run), file, beside or [], max_new_tokens, named)
+        asked = _by_task(Path(run), file, beside or [], base, max_new_tokens, threshold, named)
         say(f"the tasks of {run} on {file}")
     else:
         if beside:
             raise SpecError("--beside is for a prompt table, whose rows name their task", remedy="leave it out")
-        chosen = choose(run)
+        chosen = choose(run, base)
         labels = chosen.labels
         if max_new_tokens and labels:
             raise SpecError(
@@ -99,18 +100,24 @@ def _pairs(words: list[str], option: str, shape: str) -> dict[str, str]:
 
 
 def _by_task(
-    table: Path, file: Path, beside: list[str], max_new_tokens: int | None, named: dict[str, str]
+    table: Path,
+    file: Path,
+    beside: list[str],
+    base: Path | None,
+    max_new_tokens: int | None,
+    threshold: float | None,
+    named: dict[str, str],
 ) -> dict[str, Any]:
     """What `apply` needs where each row names its task."""
     from tailorbird.answerers.mixed import WINDOW
     from tailorbird.applying import BOTH, by_task
     from tailorbird.running.serving import serve
 
-    served = serve(table, _pairs(beside, "--beside", "NAME=RUN:LABEL"))
+    served = serve(table, _pairs(beside, "--beside", "NAME=RUN:LABEL"), base)
     return {
         "open_answers": lambda: served.answer,
         "identity": served.identity,
-        "ask": by_task(served, file, max_new_tokens, named),
+        "ask": by_task(served, file, max_new_tokens, named, threshold),
         "columns": BOTH,
         "max_new_tokens": max_new_tokens or 0,
         "window": WINDOW,
@@ -122,6 +129,7 @@ def chat(
     run: RunName,
     beside_base: Annotated[bool, typer.Option("--beside-base", help="The untouched base's answer beside it.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, for tasks that write.", min=1)] = 256,
+    base: BaseNow = None,
     debug: Debug = False,
 ) -> None:
     """Talk to a customization.
@@ -130,7 +138,7 @@ def chat(
     from tailorbird.api import Model
     from tailorbird.running.opening import choose
 
-    chosen = choose(run)
+    chosen = choose(run, base)
     say(f"opening {chosen.label} of {chosen.place}")
     models = {chosen.label: Model(chosen.open(), chosen.folder)}
     if beside_base:
@@ -177,6 +185,7 @@ def export(
     prompt_embeds: Annotated[
         bool, typer.Option("--prompt-embeds", help="A soft prompt as a tensor, with a client for vLLM's prompt_embeds.")
     ] = False,
+    base: BaseNow = None,
     debug: Debug = False,
 ) -> None:
     """Write a plain PEFT or transformers folder."""
@@ -186,14 +195,17 @@ def export(
 
     if dtype is not None and not merge:
         raise SpecError("--dtype is the type of merged weights", remedy="add --merge")
+    if base is not None and not (merge or prompt_embeds):
+        raise SpecError("--base is for --merge and --prompt-embeds: copying needs no base", remedy="leave it out")
     if prompt_embeds and merge:
         raise SpecError("a soft prompt is no weight: there is nothing to merge", remedy="leave --merge out")
-    chosen = choose(run)
+    chosen = choose(run, base)
     if prompt_embeds:
-        export_embeddings(chosen.folder, folder, base_name=chosen.base)
+        export_embeddings(chosen.folder, folder, base_folder=chosen.base_folder)
         print(folder)
         return
-    done = export_folder(chosen.folder, folder, base_folder=chosen.base_folder, merge=merge, dtype=dtype or "float32")
+    below = chosen.base_folder if merge else None
+    done = export_folder(chosen.folder, folder, base_folder=below, merge=merge, dtype=dtype or "float32")
     if done.difference is not None:
         say(f"logits of the check rows: {done.difference:.2g} from the unmerged; its own effect is {done.effect:.2g}")
     print(folder)

@@ -36,7 +36,8 @@ def rows(listed: JSON) -> Table:
 def _score(row: JSON) -> str:
     if row["score"] is None:
         return "not measured"
-    return f"{row['score']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {row['split']}"
+    low, high = (_number(row[end], ".2f") for end in ("low", "high"))
+    return f"{row['score']:.2f} [{low}, {high}] {row['split']}"
 
 
 def _number(value: Any, form: str) -> str:

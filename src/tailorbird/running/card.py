@@ -37,7 +37,7 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
         "## How it was made",
         "",
         f"{plan.splits['train']} Train rows and {plan.splits['tuning']} Tuning rows, {_seed(row, plan)}, "
-        f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.{_parent(row, plan)}",
+        f"computed in {plan.dtype} on {plan.device} with {plan.threads} threads.{_parent(row)}",
         "",
         "| setting | asked | used |",
         "|---|---|---|",
@@ -52,8 +52,8 @@ def card(row: JSON, comparison: JSON, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _parent(row: JSON, plan: Plan) -> str:
-    after = plan.entrant(row["label"]).after
+def _parent(row: JSON) -> str:
+    after = row["after"]
     return f" It was started from {after}, whose parts it holds." if after else ""
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import store
-from tailorbird.artifacts.layout import PROMPT
-from tailorbird.artifacts.table import PromptTable, Version
-from tailorbird.errors import ArtifactError, SpecError
+from tailorbird.artifacts.manifest import refuse_other_base
+from tailorbird.artifacts.table import PromptTable
+from tailorbird.artifacts.version import Version
+from tailorbird.errors import ArtifactError, ResourceError, SpecError
 from tailorbird.plan import Plan
 from tailorbird.running.folder import RunFolder, find
 from tailorbird.spec import did_you_mean
@@ -28,15 +29,17 @@ NO_FILES = {
 class Chosen:
     """A customization folder, and what it needs to be opened as it was measured.
 
-    place: the run or prompt table that it is in. base: the name of its base; base_then: where that lay then.
-    batch_tokens: tokens of one forward; no answer depends on it.
+    place: the run or prompt table that it is in. base: name and fingerprint of its base; base_then: where a run found
+    that, None for a table; base_now: where it is said to be now, a folder or a name. batch_tokens: tokens of one
+    forward; no answer depends on it.
     """
 
     place: Path
     label: str
     folder: Path
-    base: str
-    base_then: Path
+    base: tuple[str, str]
+    base_then: Path | None
+    base_now: str | Path | None
     device_then: str
     dtype: str
     threads: int
@@ -47,12 +50,8 @@ class Chosen:
 
     @property
     def base_folder(self) -> Path:
-        """Where the base lies now: where it lay when this was made, else where its name leads to."""
-        if (self.base_then / "config.json").is_file():
-            return self.base_then
-        from tailorbird.bases.catalog import resolve
-
-        return resolve(self.base)
+        """Where the base lies now. Looked for when it is needed: not all that can be done needs it."""
+        return base_folder(self.place, self.base, self.base_then, self.base_now)
 
     def device(self) -> str:
         """The device it was measured on, or what there is."""
@@ -84,31 +83,57 @@ class Chosen:
         )
 
 
-def in_table(table: PromptTable, name: str) -> Chosen:
-    """A task of a prompt table, TASK or TASK@HASH."""
+def base_folder(place: Path, base: tuple[str, str], then: Path | None = None, now: str | Path | None = None) -> Path:
+    """The folder of a base (name, fingerprint) that what is at `place` needs: the one that is said, else where it lay
+    `then`, else where a base of this fingerprint was met on this machine, else where its name leads to.
+
+    ArtifactError when another base lies there, ResourceError when there is none.
+    """
+    from tailorbird.bases.catalog import resolve
+    from tailorbird.bases.fingerprint import fingerprint, known_folder
+
+    if now is not None:
+        folder = resolve(str(now))
+    elif then is not None and (then / "config.json").is_file():
+        folder = then
+    elif (known := known_folder(base[1])) is not None:
+        folder = known
+    else:
+        try:
+            folder = resolve(base[0])
+        except ResourceError as error:
+            remedy = f"say where it lies now with --base FOLDER (base= in Python); {error.remedy}"
+            raise ResourceError(error.what, where=str(place), remedy=remedy) from error
+    refuse_other_base(place, base, fingerprint(folder))
+    return folder
+
+
+def in_table(table: PromptTable, name: str, base: str | Path | None = None) -> Chosen:
+    """A task of a prompt table, TASK or TASK@HASH. `base`: where its base lies now."""
     version = table.verified(table.find(name))
-    prompt = store.read_json(version.folder / PROMPT)
+    decode = version.prompt.decode
     return replace(
-        unverified(table, version),
+        unverified(table, version, base),
         label=name,
-        instruction=prompt["instruction"],
-        labels=tuple(prompt["decode"]["labels"]),
-        max_new_tokens=int(prompt["decode"]["max_new_tokens"]),
+        instruction=version.prompt.instruction,
+        labels=tuple(decode.labels),
+        max_new_tokens=decode.max_new_tokens,
     )
 
 
-def unverified(table: PromptTable, version: Version) -> Chosen:
+def unverified(table: PromptTable, version: Version, base: str | Path | None = None) -> Chosen:
     """What a version's manifest says of base and machine; its files are not looked at."""
     manifest = version.manifest
     return Chosen(
         place=table.path,
         label=version.name,
         folder=version.folder,
-        base=table.base["name"],
-        base_then=Path(table.base["folder"]),
-        device_then=str(manifest.environment["device"]),
+        base=(table.base.name, table.base.fingerprint),
+        base_then=None,
+        base_now=base,
+        device_then=manifest.environment["device"],
         dtype=manifest.compute_dtype,
-        threads=int(manifest.environment["threads"]),
+        threads=manifest.environment["threads"],
         instruction=None,
         labels=(),
         max_new_tokens=0,
@@ -125,11 +150,12 @@ def comparison_of(folder: RunFolder) -> dict[str, Any]:
     return dict(store.read_json(folder.comparison))
 
 
-def choose(run: str | Path) -> Chosen:
-    """The customization that RUN[:LABEL] means, without LABEL the recommended one; or TABLE:TASK of a prompt table."""
+def choose(run: str | Path, base: str | Path | None = None) -> Chosen:
+    """The customization that RUN[:LABEL] means, without LABEL the recommended one; or TABLE:TASK of a prompt table.
+    `base`: where its base lies now."""
     place, colon, task = str(run).rpartition(":")
     if colon and PromptTable.is_at(Path(place)):
-        return in_table(PromptTable.open(place), task)
+        return in_table(PromptTable.open(place), task, base)
     if PromptTable.is_at(Path(run)):
         tasks = sorted(PromptTable.open(run).newest())
         raise SpecError(
@@ -162,8 +188,9 @@ def choose(run: str | Path) -> Chosen:
         place=folder.path,
         label=label,
         folder=folder.path / rows[label]["artifact"],
-        base=plan.base["name"],
+        base=(plan.base["name"], plan.base["fingerprint"]),
         base_then=Path(plan.base["folder"]),
+        base_now=base,
         device_then=plan.device,
         dtype=plan.dtype,
         threads=plan.threads,

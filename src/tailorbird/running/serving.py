@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from tailorbird import store
 from tailorbird.artifacts.manifest import read_manifest
 from tailorbird.artifacts.table import BASE, PromptTable
 from tailorbird.errors import SpecError
-from tailorbird.running.opening import Chosen, choose, in_table, unverified
+from tailorbird.running.opening import Chosen, base_folder, choose, in_table, unverified
 from tailorbird.types import Answer, Conversation, Request
 
 if TYPE_CHECKING:
@@ -23,13 +24,15 @@ BASE_TOKENS = 256  # longest answer of the untouched base, which has no task tha
 
 @dataclass
 class Served:
-    """`beside`: customizations that are not in the table, by name. Each is opened, verified, when first asked.
+    """`beside`: customizations that are not in the table, by name. Each is opened, verified, when first asked. `base`:
+    where the base of all of them lies now.
 
     A name keeps the version that it was opened with, whatever is added to the table meanwhile.
     """
 
     table: PromptTable
     beside: Mapping[str, Chosen]
+    base: str | Path | None = None
     device_then: str | None = None  # of all, wherever each was made: rows of one batch lie on one device
     _found: dict[str, Chosen] = field(default_factory=dict)
     _members: dict[str, LocalAnswerer] = field(default_factory=dict)
@@ -44,7 +47,7 @@ class Served:
         """Stands for all that can answer here."""
         tasks = {version.name: version.manifest.identity for version in self.table.versions()}
         others = {name: read_manifest(chosen.folder).identity for name, chosen in self.beside.items()}
-        return "sha256:" + store.sha256_json([self.table.base["fingerprint"], tasks, others])
+        return "sha256:" + store.sha256_json([self.table.base.fingerprint, tasks, others])
 
     def chosen(self, name: str) -> Chosen:
         """SpecError when nobody here has that name."""
@@ -52,6 +55,11 @@ class Served:
             found = self.beside[name] if name in self.beside else in_table(self.table, name)
             self._found[name] = replace(found, device_then=self.device_then or found.device_then)
         return self._found[name]
+
+    @cached_property
+    def _base_folder(self) -> Path:
+        base = self.table.base
+        return base_folder(self.table.path, (base.name, base.fingerprint), now=self.base)
 
     def labels(self, name: str) -> tuple[str, ...]:
         return () if name == BASE else self.chosen(name).labels
@@ -87,16 +95,16 @@ class Served:
 
     def _open(self, name: str) -> LocalAnswerer:
         if name != BASE:
-            return self.chosen(name).open()
+            return replace(self.chosen(name), base_now=self._base_folder).open()
         from tailorbird.answerers.opening import open_bare
 
         like = unverified(self.table, self.table.newest()[self.names[0]])
         like = replace(like, device_then=self.device_then or like.device_then)
-        return open_bare(like.base_folder, device=like.device(), dtype=self.table.compute_dtype, threads=like.threads)
+        return open_bare(self._base_folder, device=like.device(), dtype=self.table.compute_dtype, threads=like.threads)
 
 
-def serve(path: Path, beside: Mapping[str, str]) -> Served:
-    """The table at `path`, with {name: RUN:LABEL} beside it."""
+def serve(path: Path, beside: Mapping[str, str], base: str | Path | None = None) -> Served:
+    """The table at `path`, with {name: RUN:LABEL} beside it. `base`: where the base of all of them lies now."""
     table = PromptTable.open(path)
     tasks, all_tasks = table.newest(), table.tasks()
     if not all_tasks:
@@ -105,6 +113,5 @@ def serve(path: Path, beside: Mapping[str, str]) -> Served:
         raise next(iter(table.damaged().values()))
     if taken := next((name for name in beside if name in all_tasks or name == BASE), None):
         raise SpecError(f"{taken!r} is in the table already", where=str(path), remedy="give it another name")
-    base = Path(table.base["folder"])
-    device = str(tasks[min(tasks)].manifest.environment["device"])
-    return Served(table, {name: replace(choose(run), base_then=base) for name, run in beside.items()}, device)
+    device = tasks[min(tasks)].manifest.environment["device"]
+    return Served(table, {name: choose(run) for name, run in beside.items()}, base, device)

@@ -140,6 +140,9 @@ def write_view(shop: Workshop, work: Work, record: Record, comparison: JSON) -> 
     if work.artifact is not None and work.state == "done":
         from tailorbird.running.card import card
 
+        if row["after"] and Path(row["after"]).is_absolute():
+            # These two are handed on, and where it lay on this machine is nobody's business.
+            row = {**row, "after": Path(row["after"]).name}
         store.write_json(work.artifact / "scores.json", row)
         store.write_text(work.artifact / "README.md", card(row, comparison, shop.plan))
 

@@ -79,7 +79,14 @@ class PromptTuning(Trained):
 
         from tailorbird.engine.train import Trainable
 
-        embeddings = model.embedding_weight.detach().float()
+        embeddings = model.embedding_weight.detach()
+
+        def rows(ids: Tensor) -> Tensor:
+            """As the base's own module looks them up: some scale what they look up."""
+            with torch.no_grad():
+                found: Tensor = model.embeddings(ids.to(embeddings.device))
+            return found.float().clone()
+
         count = settings.total_virtual_tokens
         if model.soft is not None:  # a parent's, which this one goes on with
             if model.virtual_tokens != count:
@@ -89,14 +96,13 @@ class PromptTuning(Trained):
                 )
             start = model.soft.detach().float().clone()
         elif settings.initialization == "vocabulary":
-            ids = context.sampled_ids(count)
-            start = embeddings[torch.tensor(ids, device=embeddings.device)].clone()
+            start = rows(torch.tensor(context.sampled_ids(count)))
         elif settings.initialization == "text":
             ids = context.text_ids(settings.initialization_text, count)
-            start = embeddings[torch.tensor(ids, device=embeddings.device)].clone()
+            start = rows(torch.tensor(ids))
         else:
             noise = torch.randn(count, embeddings.shape[1], generator=context.generator)
-            start = noise.to(embeddings.device) * embeddings.std()
+            start = noise.to(embeddings.device) * embeddings.float().std()
         model.soft = torch.nn.Parameter(start)
         return Trainable({"prompt_embeddings": model.soft})
 
