@@ -91,7 +91,7 @@ def measure(technique: str, data: str, memory_gb: float | None, dtype: str, reco
         rehearsed = store.read_json(folder / "work" / "memory.json")
         return {
             "plan": entrant.memory_bytes,
-            "rehearsal": rehearsed["peak_memory_mb"] * 2**20,
+            "rehearsal": max(rehearsed["peak_memory_mb"], rehearsed["loaded_mb"]) * 2**20,
             "held": facts["peak_memory_mb"] * 2**20,
             "micro_batch_tokens": facts["micro_batch_tokens"],
             "recompute": facts["recompute"],

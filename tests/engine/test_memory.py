@@ -337,7 +337,8 @@ def test_the_smaller_try_after_one_too_large_is_not_measured_by_it(peaks: None) 
             time.sleep(0.2)
             return weight.sum() + held[0]
 
-        return rehearsing.rehearse_memory(model, Trainable({"a": weight}), loss, None)  # type: ignore[arg-type]
+        trainable = Trainable({"a": weight})
+        return rehearsing.rehearse_memory(model, trainable, loss, None, several=False)  # type: ignore[arg-type]
 
     large, small = trying(300), trying(100)
     assert 150 < large - small < 250
@@ -492,3 +493,13 @@ def test_the_plan_counts_the_logits_that_the_cross_entropy_holds(
     hidden = torch.zeros(positions, model.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     model.cross_entropy(hidden, torch.zeros(positions, dtype=torch.long))
     assert logit_bytes(positions, model.vocabulary, 2) == max(chunks) + max(parts)
+
+
+def test_the_open_stretch_tells_what_stood_so_far() -> None:
+    assert PeakMemory.so_far() == 0.0
+    with PeakMemory() as peak:
+        held = torch.ones(50 << 18)  # 50 MB
+        del held
+        so_far = PeakMemory.so_far()
+        assert so_far > 50
+    assert peak.megabytes >= so_far

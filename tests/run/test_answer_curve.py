@@ -135,10 +135,13 @@ def test_a_stop_or_a_full_disk_at_a_point_stops_the_run(
         scripted.run()
 
 
-def test_after_one_made_before_from_these_rows_there_is_no_curve(scripted: World, maker: Maker) -> None:
+def test_after_one_made_before_from_these_rows_there_is_no_curve(
+    scripted: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of Train were learned from there: a point of few labels would be one of many."""
     before = scripted.folder / "before"
     store.write_json(before / "manifest.json", {})
+    monkeypatch.setattr("tailorbird.running.material.made_before", lambda spec: {})  # what it consists of
     contestants = "[zero_shot, {label: on, technique: lora, after: ./before, curve: [25, 100]}]"
     scripted.write(contestants, split="{train: 60, tuning: 10}")
     spec = specs.load(scripted.spec_path)

@@ -5,6 +5,7 @@ same tokens, and what was cut or left out is counted and said.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def by_hand(tokens: int) -> float:
 
     network: Any = AutoModelForCausalLM.from_pretrained(str(BASE)).eval()
     renderer, embed = Renderer.from_folder(BASE), network.get_input_embeddings()
-    room = Room(renderer, base_facts(BASE).context, tokens)
+    room = Room(renderer, base_facts(BASE), tokens)
     soft = 3.0 * torch.randn(tokens, 64, generator=torch.Generator().manual_seed(0))
     bits = octets = 0.0
     for whole in RETENTION:
@@ -107,11 +108,11 @@ def test_where_no_prompt_has_room_drift_is_said_to_be_not_measured(
 
 
 def test_what_fits_is_not_touched_and_a_cut_is_the_longest_that_fits() -> None:
-    renderer = Renderer.from_folder(BASE)
+    renderer, base = Renderer.from_folder(BASE), base_facts(BASE)
     whole = RETENTION[0]
     count = len(renderer.plain(whole))
-    assert Room(renderer, count + 3, 3).start(whole) == whole
-    short = Room(renderer, 40, 3).start(whole)
+    assert Room(renderer, replace(base, context=count + 3), 3).start(whole) == whole
+    short = Room(renderer, replace(base, context=40), 3).start(whole)
     assert len(renderer.plain(short)) <= 37 < len(renderer.plain(whole[: len(short) + 1]))
     assert whole.startswith(short)
 

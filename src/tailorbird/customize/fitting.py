@@ -35,7 +35,7 @@ def fit_memory(
     A choice that is kept holds unless the limit has been lowered below what it takes, the training then ran out of
     memory, or the kernel killed for memory while it was running (see `noted_end`): then it goes on with less.
     """
-    from tailorbird.engine.memory import killed_for_memory, more_killed, out_of_memory
+    from tailorbird.engine.memory import PeakMemory, killed_for_memory, more_killed, out_of_memory
     from tailorbird.engine.rehearse_memory import has_several, largest_batch, rehearse_memory
 
     limit = job.compute.memory_bytes if job.compute.device == "cpu" else 0  # an accelerator says itself when it is full
@@ -64,9 +64,10 @@ def fit_memory(
         store.write_json(path, chosen)  # before it is tried: whoever comes after a kill knows what was too much
         try:
             store.fault("rehearse-memory")
+            loaded = PeakMemory.so_far()
             batch, several = largest_batch(source, steps), has_several(source, steps)
             peak = rehearse_memory(model, trainable, loss, batch, several=several, l2_to_start=l2_to_start)
-            chosen |= {"tried": True, "peak_memory_mb": peak}
+            chosen |= {"tried": True, "peak_memory_mb": peak, "loaded_mb": loaded}
             held = _gigabytes(peak) if _too_much(peak, limit) else None
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):

@@ -217,9 +217,11 @@ def _say_what_is_off(job: Job, settings: Any, rows: RowSource) -> None:
 
 
 def _check_moved(job: Job, best: Best) -> None:
-    """A training that changed nothing is said, not sold; so is a tensor that the loss does not depend on."""
-    if all(entry.get("loss") is None for entry in best.log):
+    """A training that changed nothing is said, not sold; so is a tensor that the loss does not depend on. After one
+    step it may yet: a low-rank layer's A has no gradient before its B has moved."""
+    applied = sum(entry.get("loss") is not None for entry in best.log)
+    if not applied:
         job.say("no step could be applied: nothing was learned")
-    elif still := [name for name, count in best.updated.items() if not count]:
+    elif applied > 1 and (still := [name for name, count in best.updated.items() if not count]):
         named = ", ".join(still[:NAMED_STILL]) + (", …" if len(still) > NAMED_STILL else "")
         job.say(f"{len(still)} of {len(best.updated)} trained tensors never had a gradient: {named}")

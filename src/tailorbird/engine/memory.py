@@ -120,6 +120,14 @@ class PeakMemory:
     def megabytes(self) -> float:
         return (self._host + self._accelerator) / 2**20
 
+    @classmethod
+    def so_far(cls) -> float:
+        """Megabytes of the outermost stretch that is open; 0 without one."""
+        if not cls._open:
+            return 0.0
+        cls._open[0]._read_all()
+        return max(one.megabytes for one in cls._open)
+
     def __enter__(self) -> PeakMemory:
         self._read_all()
         if not _reset_mark():
@@ -143,12 +151,12 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
-            self._host = max(self._host, _resident())
+            self._host = max(self._host, resident())
 
     def _read_all(self) -> None:
         """For all stretches that are open: a reset takes away what the outer ones have not read."""
         for one in self._open:
-            one._host = max(one._host, high_water_mark() if one._sampler is None else _resident())
+            one._host = max(one._host, high_water_mark() if one._sampler is None else resident())
             if one.device.startswith("cuda"):
                 import torch
 
@@ -170,7 +178,7 @@ def high_water_mark() -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes, now."""
     import psutil
 

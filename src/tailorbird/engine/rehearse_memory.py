@@ -10,18 +10,21 @@ from __future__ import annotations
 import torch
 
 from tailorbird.engine.batches import Batch, RowSource
-from tailorbird.engine.memory import PeakMemory, give_back_freed_memory
+from tailorbird.engine.memory import PeakMemory, give_back_freed_memory, resident
 from tailorbird.engine.model import Model
 from tailorbird.engine.train import Loss, Trainable
+
+SCATTERED = 0.1  # of what a batch takes: what lies free between blocks in use after many batches of other sizes
 
 
 def rehearse_memory(
     model: Model, trainable: Trainable, loss: Loss, batch: Batch, *, several: bool, l2_to_start: float = 0.0
 ) -> float:
-    """Megabytes that the training will hold at its peak. several: a step has other
-    micro-batches, too, so that gradients are summed."""
+    """Megabytes that the training will hold at its peak. several: a step has other micro-batches, too, so that
+    gradients are summed."""
     give_back_freed_memory()
     device, later = model.device.type, optimizer_bytes(trainable, several, l2_to_start)
+    before = resident()
     try:
         with PeakMemory(device) as peak:
             held = torch.empty(0 if device == "cpu" else later, dtype=torch.uint8, device=model.device)
@@ -32,7 +35,8 @@ def rehearse_memory(
             parameter.grad = None
         give_back_freed_memory()
     seen = later if device == "cuda" else 0  # by the peak; that of other accelerators is the host's alone
-    return peak.megabytes + (later - seen) / 2**20
+    scattered = SCATTERED * max(0.0, peak.megabytes - before / 2**20) if device == "cpu" else 0.0
+    return peak.megabytes + scattered + (later - seen) / 2**20
 
 
 def optimizer_bytes(trainable: Trainable, several: bool, l2_to_start: float = 0.0) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -229,9 +229,11 @@ class Trained(Technique):
         return {name: found for name, found in space.items() if name in self.Settings.model_fields}
 
     def learned(self, settings: Any, base: BaseFacts) -> Learned:
-        """What is trained, before anything is loaded: the plan's memory and time come from it. One that does not say is
-        taken as low-rank layers of rank 16."""
-        return low_rank_learned(base, 16)
+        """What is trained, before anything is loaded: the plan's memory and time come from it, and how much room a text
+        has. One that does not say is taken as low-rank layers of rank 16, behind its `total_virtual_tokens`."""
+        count = getattr(settings, "total_virtual_tokens", 0)
+        tokens, pairs = (count if kind in self.makes else 0 for kind in ("soft", "kv"))
+        return replace(low_rank_learned(base, 16), virtual_tokens=tokens, pairs=pairs)
 
     def trainable(self, model: Model, settings: Any, context: TrainingContext) -> Trainable:
         """Make the trainable tensors and put them in place, or take up those of a parent that are in place."""
