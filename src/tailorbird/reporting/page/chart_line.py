@@ -56,7 +56,7 @@ def chart(line: LineChart) -> Markup | None:
             picture.text(x(value), BOTTOM + 16, text, "tick", "middle")
             free = x(value) + len(text) * CHARACTER / 2 + 4
     along = f"{line.along}, logarithmic" if _far_apart(line, points) else line.along
-    picture.text((LEFT + RIGHT) / 2, HEIGHT - 2, along, "tick", "middle")
+    picture.text((LEFT + RIGHT) / 2, HEIGHT - 6, along, "tick", "middle")
     picture.path([(x(p.at), y(p.value)) for p in points], "curve tuning")
     for p in points:
         if p.low is not None and p.high is not None:
