@@ -2,7 +2,7 @@
 
 What the lookup adds is rows of a few tokens. Autograd would join the two parts in a third matrix of the table's size;
 here the rows are added in place, and the memory of a gradient that was used up takes the next one: fresh memory of
-that size has every page faulted in anew. Together they were a twentieth of a step of SFT on the default base.
+that size has every page faulted in anew.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_SPENT = (
-    "spent_gradient"  # attribute of a parameter whose gradient is made by `product`: memory to write it to, or None
-)
+# Attribute of a parameter whose gradient `product` makes: memory to write the next one to, or None.
+_SPENT = "spent_gradient"
 
 
 def look_up(weight: Tensor, ids: Tensor, padding_idx: int | None) -> Tensor:
